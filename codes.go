@@ -1,0 +1,204 @@
+package fairlead
+
+// The codes. Hundreds: 1 listening, 2 targets, 3 sentences and files, 8 the
+// service, 9 the rest. A test asserts that each has a page in Pages.
+const (
+	CodeInUse         Code = "FL-101"
+	CodeInUseByOther  Code = "FL-102"
+	CodeHalfBound     Code = "FL-103"
+	CodePathInUse     Code = "FL-104"
+	CodeNotOurAddress Code = "FL-105"
+	CodeNoInterface   Code = "FL-106"
+	CodeTooManyPorts  Code = "FL-107"
+	CodeListenFailed  Code = "FL-108"
+	CodeLowPort       Code = "FL-110"
+	CodeNoDescriptors Code = "FL-120"
+
+	CodeTargetRefuses     Code = "FL-201"
+	CodeTargetSilent      Code = "FL-202"
+	CodeTargetUnreachable Code = "FL-203"
+	CodeNoSocket          Code = "FL-204"
+	CodeTargetFailed      Code = "FL-205"
+	CodeNameUnknown       Code = "FL-210"
+	CodeNameFamily        Code = "FL-211"
+	CodeNameServer        Code = "FL-212"
+	CodeLoop              Code = "FL-220"
+
+	CodeUnknownWord    Code = "FL-301"
+	CodeUnknownKind    Code = "FL-302"
+	CodeOverlap        Code = "FL-303"
+	CodeShellArrow     Code = "FL-304"
+	CodeAmbiguousIPv6  Code = "FL-305"
+	CodeBadPort        Code = "FL-306"
+	CodeSyntax         Code = "FL-307"
+	CodeBadValue       Code = "FL-308"
+	CodeTwice          Code = "FL-309"
+	CodeCannotCarry    Code = "FL-310"
+	CodeCannotHonour   Code = "FL-311"
+	CodeUnknownPlace   Code = "FL-312"
+	CodeBlock          Code = "FL-313"
+	CodeInclude        Code = "FL-314"
+	CodeBadCharacter   Code = "FL-315"
+	CodeTooLarge       Code = "FL-316"
+	CodeBadName        Code = "FL-317"
+	CodeRangeMismatch  Code = "FL-318"
+	CodeWrongKind      Code = "FL-319"
+	CodeIncomplete     Code = "FL-320"
+	CodeJSON           Code = "FL-321"
+	CodeUnreadable     Code = "FL-330"
+	CodeUnwritable     Code = "FL-331"
+	CodeNoFile         Code = "FL-332"
+	CodeChangedBehind  Code = "FL-333"
+	CodeNoService      Code = "FL-801"
+	CodeNoSuchForward  Code = "FL-803"
+	CodeNoSuchConn     Code = "FL-804"
+	CodeServiceRunning Code = "FL-805"
+	CodeNotAllowed     Code = "FL-806"
+	CodeReloadFailed   Code = "FL-807"
+	CodeAPI            Code = "FL-808"
+	CodeUsage          Code = "FL-901"
+	CodeFailed         Code = "FL-999"
+)
+
+// A Page explains a code at length, for "fairlead help CODE" and the manual.
+type Page struct {
+	Code  Code
+	Title string
+	Text  string // paragraphs separated by empty lines
+}
+
+// Pages are the pages of all codes, in the order of the codes.
+var Pages = []Page{
+	{CodeInUse, "an address and port are already in use",
+		`Another socket listens at the address and port that a forward wants. Where the system lets us look, the message names the process that holds it, its user, its unit and its container.
+
+Ways out: another port, another address of this machine, or stopping the other program. The forward is not lost: a service tries again by itself and takes the port when it is free.`},
+	{CodeInUseByOther, "a port is in use by another user's program",
+		`The port is taken, and the program that holds it belongs to a user into whose processes we may not look. Run the same command with sudo to have it named.`},
+	{CodeHalfBound, "a port is free in one address family only",
+		`A bare port and ":PORT" listen on IPv4 and IPv6. Here one of them is taken by another program, so that a client that connects to "localhost" may reach that program and not this forward.
+
+The forward listens where it can and is reported as partial. Name one family to say that this is what you want: 127.0.0.1:8080 or [::1]:8080.`},
+	{CodePathInUse, "a unix socket is in use",
+		`A program listens at that path already. A socket file that a killed program left behind is replaced without asking; this one answered, so it is alive. A file that is no socket is never replaced.`},
+	{CodeNotOurAddress, "the address does not belong to this machine",
+		`A program can listen only at addresses of its own machine. The address may have changed (a new DHCP lease, a new WAN address), or its interface may be down. Name the interface instead of the address, "wan:443", and the forward follows it.
+
+The forward is tried again by itself when addresses change.`},
+	{CodeNoInterface, "there is no such interface",
+		`The word before the port is neither an address, nor "wan" or "lan", nor a declared place, nor the name of an interface of this machine. When the interface appears later, the forward begins by itself.`},
+	{CodeTooManyPorts, "a port range needs more descriptors than there are",
+		`A forward in user space needs one socket for each port and family. The limit of open files of this process (ulimit -n, LimitNOFILE= in a unit) does not allow so many. Raise the limit, or make the range smaller.`},
+	{CodeListenFailed, "listening failed",
+		`The system refused to listen at the address for a reason that has no page of its own; the message has its words.`},
+	{CodeLowPort, "ports below 1024 need a privilege",
+		`On Linux a program without privileges may listen only at ports from net.ipv4.ip_unprivileged_port_start up, by default 1024.
+
+1. Run it as a service: the unit gives the program that one right (AmbientCapabilities=CAP_NET_BIND_SERVICE) and no other.
+
+2. Give the right to the program file: sudo setcap cap_net_bind_service=+ep FILE. It has to be repeated after each upgrade, and then anybody who runs the file has it.
+
+3. Listen at a high port, and let the router or the kernel lead the low one there.`},
+	{CodeNoDescriptors, "the program is out of file descriptors",
+		`Each forwarded connection needs two descriptors. When the limit is reached, listeners stay open, new connections wait in the kernel's queue, and service resumes when descriptors are free. Raise the limit with ulimit -n or LimitNOFILE=, or bound the connections with max-conns.`},
+	{CodeTargetRefuses, "the target refuses connections",
+		`The target's machine answered with a reset: it is up, and nothing listens at that port (or its firewall rejects). Clients see the same: their connections are reset.
+
+Start the service, or correct the target's port. The forward stays active; while it is broken the target is asked again now and then.`},
+	{CodeTargetSilent, "the target does not answer",
+		`No answer came within the connect timeout: the machine is off, the address is wrong, or a firewall drops the packets without a word.`},
+	{CodeTargetUnreachable, "the target cannot be reached",
+		`The system has no route to the target, or a router on the way said that it cannot deliver.`},
+	{CodeNoSocket, "there is no unix socket at the path",
+		`The target is a unix socket and the path does not exist, is no socket, or may not be entered by this user.`},
+	{CodeTargetFailed, "connecting to the target failed",
+		`The target could not be reached for a reason that has no page of its own; the message has the system's words.`},
+	{CodeNameUnknown, "a name has no address",
+		`The resolver says that the name does not exist, or has no addresses. Names are looked up anew for each connection as their time to live demands, so that the forward begins to work when the name appears. While a lookup fails, the last good addresses are used.`},
+	{CodeNameFamily, "a name has no address of the family that is needed",
+		`The name has addresses, but none of the family (IPv4 or IPv6) that this forward can use.`},
+	{CodeNameServer, "the name server does not answer",
+		`The lookup failed on the way: the name server is unreachable or in trouble. This says nothing about whether the name exists. It is tried again.`},
+	{CodeLoop, "a forward leads to itself",
+		`The target is an address and port at which the same forward listens. Each connection would open another one, without end.`},
+
+	{CodeUnknownWord, "unknown modifier or directive",
+		`A word in the sentence is not one that the grammar knows. "fairlead help grammar" lists them all.`},
+	{CodeUnknownKind, "unknown kind of forward",
+		`A sentence begins with its kind: forward, nat, open, local, remote, dynamic, map, router, trigger, helper, share, sshd or tunnel.`},
+	{CodeOverlap, "two forwards listen at the same place",
+		`Two sentences want the same address, port and protocol, or one wants every address and the other one of them. Order decides nothing in the file, so one of them has to change.`},
+	{CodeShellArrow, "the shell took the arrow",
+		`"->" and "=>" are redirections to a shell: the words behind them never arrived, and an empty file of that name may have been made. The separator is the word "to".`},
+	{CodeAmbiguousIPv6, "an IPv6 address needs brackets",
+		`In 2001:db8::10:443 nobody can tell the address from the port. Write [2001:db8::10]:443.`},
+	{CodeBadPort, "not a port",
+		`Ports are the decimal numbers 1 to 65535, ranges of them (8000-8010), lists (80,443), or names of services (https).`},
+	{CodeSyntax, "the sentence does not parse",
+		`The words do not stand in an order that the grammar knows: NAME: KIND LISTEN to TARGET [modifier ...]. "fairlead help grammar" has all of it.`},
+	{CodeBadValue, "a modifier's value is wrong",
+		`Durations are written 500ms, 2s, 5m, 1h or 2d; sizes 64KB, 10MB/s or 1GiB; addresses 10.0.0.0/8 or 2001:db8::/32; counts as whole numbers.`},
+	{CodeTwice, "something is said twice",
+		`A name stands for one forward or place, and a modifier is given once.`},
+	{CodeCannotCarry, "this version cannot carry this kind",
+		`The sentence is right and is kept, but the part of the program that would carry it does not exist in this version. Nothing pretends to forward: the state is "broken" until a version can.`},
+	{CodeCannotHonour, "a modifier cannot be honoured",
+		`The sentence is right, but the carrier that would carry it cannot do what this modifier asks. It is refused as a whole rather than carried without the condition.`},
+	{CodeUnknownPlace, "unknown place",
+		`"via" names a place that no line declares: place NAME ssh user@host, place NAME fairlead host:port, place NAME router auto.`},
+	{CodeBlock, "braces do not match",
+		`A block opens with a brace at the end of a line, holds one modifier a line, and closes with a brace on a line of its own.`},
+	{CodeInclude, "an include cannot be followed",
+		`An included file is missing, unreadable, includes itself, lies too deep, or may be written by everybody.`},
+	{CodeBadCharacter, "a character does not belong into the file",
+		`The file is UTF-8 text without NUL and control characters, and without the invisible characters that reverse the direction of writing.`},
+	{CodeTooLarge, "the file is too large",
+		`A file may have 16 MiB, a line 64 KiB, a block 1000 lines. Nothing of a file beyond that is read.`},
+	{CodeBadName, "not a name",
+		`Names begin with a letter and consist of letters, digits, "-", "_" and ".", at most 63 of them. The first words of the grammar are no names.`},
+	{CodeRangeMismatch, "port ranges of different length",
+		`A range is led to a range of the same length, port by port, or to one single port.`},
+	{CodeWrongKind, "a modifier does not go with this kind",
+		`The modifier exists, but has no meaning for this kind of forward.`},
+	{CodeIncomplete, "something is missing",
+		`The sentence ends before everything that its kind needs was said.`},
+	{CodeJSON, "the JSON does not describe a configuration",
+		`The schema is printed by "fairlead adapt --schema". Unknown fields are errors.`},
+	{CodeUnreadable, "a file cannot be read",
+		`The file does not exist, or this user may not read it. A service that runs keeps what it has.`},
+	{CodeUnwritable, "a file cannot be written",
+		`The change was not made. The old file is as it was: a new one is written beside it first and takes its place only when it is whole.`},
+	{CodeNoFile, "no configuration file",
+		`The file is searched at --config, $FAIRLEAD_CONFIG, then /etc/fairlead/fairlead.conf for root and $XDG_CONFIG_HOME/fairlead/fairlead.conf for others. The current directory is not searched.`},
+	{CodeChangedBehind, "the file was changed meanwhile",
+		`Somebody else wrote the file between reading and writing it. Nothing was written; try again.`},
+
+	{CodeNoService, "no service answers",
+		`Nothing answers at the control socket. Start the service with "fairlead up", or name its socket with --socket.`},
+	{CodeNoSuchForward, "there is no forward of that name",
+		`"fairlead status" lists the names.`},
+	{CodeNoSuchConn, "no connection matches",
+		`"fairlead conns" lists the live connections. What was meant may have ended meanwhile.`},
+	{CodeServiceRunning, "a service runs already",
+		`Another service answers at the same control socket. Stop it, or give this one a socket of its own with --socket.`},
+	{CodeNotAllowed, "the control socket may not be used by this user",
+		`The socket belongs to the service's user and its group. Join the group, or use sudo.`},
+	{CodeReloadFailed, "the reload changed nothing",
+		`The file has errors, so the service keeps what it had. The errors are listed; "fairlead validate" shows them as well.`},
+	{CodeAPI, "the service answered with an error",
+		`The service did not understand or could not do what was asked. An old service and a new command may not know the same words: compare "fairlead version".`},
+	{CodeUsage, "the command was not understood",
+		`"fairlead help" lists the commands, "fairlead help COMMAND" explains one.`},
+	{CodeFailed, "something else failed",
+		`The message has the system's words; there is no page of its own for it.`},
+}
+
+// PageOf is the page of a code.
+func PageOf(code Code) (Page, bool) {
+	for _, p := range Pages {
+		if p.Code == code {
+			return p, true
+		}
+	}
+	return Page{}, false
+}
