@@ -208,7 +208,7 @@ func TestPassedSocketsArriveWithTheirNames(t *testing.T) {
 		t.Helper()
 		// The shell knows the process id before the program runs.
 		cmd := exec.Command("/bin/sh", "-c", "LISTEN_PID="+pid+` exec "$0"`, self(t))
-		cmd.Env = append(os.Environ(), childEnv+"=sockets", "LISTEN_FDS=2", "LISTEN_FDNAMES=web:", "LISTEN_PIDFDID=1")
+		cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", childEnv+"=sockets", "LISTEN_FDS=2", "LISTEN_FDNAMES=web:", "LISTEN_PIDFDID=1")
 		cmd.ExtraFiles, cmd.Stderr = files, os.Stderr
 		out, err := cmd.Output()
 		if err != nil {
@@ -264,7 +264,7 @@ func TestJournalIsKnownByStandardError(t *testing.T) {
 		{"journal", w, "false\n"},
 	} {
 		cmd := exec.Command(self(t))
-		cmd.Env = append(os.Environ(), childEnv+"=journal", "JOURNAL_STREAM="+tt.stream)
+		cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", childEnv+"=journal", "JOURNAL_STREAM="+tt.stream)
 		cmd.Stderr = tt.stderr
 		out, err := cmd.Output()
 		if err != nil {
