@@ -1,0 +1,145 @@
+package relay_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"fairlead"
+	"fairlead/internal/relay"
+)
+
+// childTarget makes the test binary a forwarder to that address, so that what
+// is measured is a process that does nothing else.
+const childTarget = "FAIRLEAD_TEST_RELAY_TO"
+
+func TestMain(m *testing.M) {
+	if to := os.Getenv(childTarget); to != "" {
+		runChild(to)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func runChild(to string) {
+	r := relay.New(relay.Config{Place: func(string) (fairlead.Place, error) { return &here{}, nil }})
+	port := func() uint16 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		defer ln.Close()
+		return uint16(ln.Addr().(*net.TCPAddr).Port)
+	}()
+	host, p, _ := strings.Cut(to, ":")
+	target, _ := strconv.Atoi(p)
+	r.Apply(context.Background(), []*fairlead.Forward{{
+		Name: "child", Kind: fairlead.KindForward,
+		At: fairlead.Spot{Addr: parseAddr("127.0.0.1"), Ports: fairlead.PortList{{First: port, Last: port}}, Net: fairlead.TCP},
+		To: []fairlead.Target{{Host: host, Ports: fairlead.PortList{{First: uint16(target), Last: uint16(target)}}}},
+	}})
+	fmt.Println(port)
+	io.Copy(io.Discard, os.Stdin) // until the parent is done
+	r.Close()
+}
+
+func TestIdleConnectionCostsTwoDescriptorsAndUnderTenKiB(t *testing.T) {
+	if raceEnabled {
+		t.Log("memory is measured without the race detector; only descriptors count here")
+	}
+	const n = 3000
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go echoAll(ln)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childTarget+"="+ln.Addr().String())
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); cmd.Wait() }()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := "127.0.0.1:" + strings.TrimSpace(line)
+	open := func(n int) []net.Conn {
+		conns := make([]net.Conn, n)
+		for i := range conns {
+			c, err := net.Dial("tcp", entry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write([]byte{1}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			conns[i] = c
+		}
+		return conns
+	}
+	for _, c := range open(20) { // what the first connections cost once
+		defer c.Close()
+	}
+	fds, rss := holdings(t, cmd.Process.Pid)
+	for _, c := range open(n) {
+		defer c.Close()
+	}
+	fds2, rss2 := holdings(t, cmd.Process.Pid)
+	perFD, perKiB := float64(fds2-fds)/n, float64(rss2-rss)/n
+	t.Logf("%d idle connections: %.2f descriptors and %.1f KiB each", n, perFD, perKiB)
+	if perFD > 2.01 {
+		t.Errorf("an idle connection holds %.2f descriptors, want 2", perFD)
+	}
+	if !raceEnabled && perKiB >= 10 {
+		t.Errorf("an idle connection costs %.1f KiB, want under 10", perKiB)
+	}
+}
+
+func echoAll(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() { io.Copy(c, c); c.Close() }()
+	}
+}
+
+// holdings is how many descriptors and KiB of memory a process has.
+func holdings(t *testing.T, pid int) (fds, kib int) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux: /proc tells what a process holds")
+	}
+	d, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := bytes.Cut(b, []byte("VmRSS:"))
+	kib, err = strconv.Atoi(strings.Fields(string(rest))[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d), kib
+}

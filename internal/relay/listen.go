@@ -1,0 +1,398 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"fairlead"
+	"fairlead/internal/sys/sock"
+)
+
+// A key names a listening socket: network and address, or a path.
+type key struct {
+	network string // tcp, udp, unix
+	at      netip.AddrPort
+	path    string
+}
+
+func (k key) String() string {
+	if k.network == "unix" {
+		return "unix:" + k.path
+	}
+	return k.at.String() + "/" + k.network
+}
+
+// keyOf is the key of a socket that a service manager passed.
+func keyOf(f *os.File) (key, bool) {
+	if ln, err := net.FileListener(f); err == nil {
+		defer ln.Close()
+		if u, ok := ln.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // it is the manager's
+			return key{network: "unix", path: u.Addr().String()}, true
+		}
+		return key{network: "tcp", at: sock.AddrPort(ln.Addr())}, true
+	}
+	if pc, err := net.FilePacketConn(f); err == nil {
+		defer pc.Close()
+		return key{network: "udp", at: sock.AddrPort(pc.LocalAddr())}, true
+	}
+	return key{}, false
+}
+
+// An entry is one listening socket and the rule behind it at the moment.
+type entry struct {
+	r    *Relay
+	key  key
+	rule atomic.Pointer[binding]
+	ln   net.Listener // tcp, unix
+	udp  *udpEntry
+	gone context.Context // ends when the socket is closed
+	stop context.CancelFunc
+}
+
+// A binding is the rule behind an entry, and which of its ports the entry is.
+type binding struct {
+	rule *rule
+	port int // index into the rule's listening ports
+}
+
+// listen makes the sockets those that the rules want. The caller holds r.mu.
+func (r *Relay) listen(ctx context.Context) {
+	type wanted struct {
+		key key
+		b   *binding
+	}
+	var want []wanted
+	wants := map[key]*rule{}
+	for _, ru := range r.rules {
+		keys, problem := r.keys(ru)
+		ru.mu.Lock()
+		ru.bound, ru.problem, ru.partial = nil, problem, false
+		ru.mu.Unlock()
+		for _, k := range keys {
+			if other := wants[k.key]; other != nil && other != ru {
+				ru.fail(fairlead.Problemf(fairlead.CodeOverlap, "%s listens at %s already", other.f.Name, k.key))
+				continue
+			}
+			wants[k.key] = ru
+			want = append(want, wanted{k.key, &binding{ru, k.port}})
+		}
+	}
+	// First what goes, so that 0.0.0.0:80 can become 127.0.0.1:80.
+	for k, e := range r.entries {
+		if wants[k] == nil {
+			delete(r.entries, k)
+			e.close()
+		}
+	}
+	for _, w := range want {
+		e := r.entries[w.key]
+		if e == nil {
+			var err error
+			if e, err = r.open(ctx, w.key, w.b); err != nil {
+				if noFamily(w.key, err) {
+					continue
+				}
+				w.b.rule.fail(r.listenProblem(w.b.rule.f, w.key, err))
+				continue
+			}
+			r.entries[w.key] = e
+		} else if b := e.rule.Load(); b.rule != w.b.rule || b.port != w.b.port {
+			e.rule.Store(w.b)
+		}
+		w.b.rule.hear(w.key)
+	}
+	for _, ru := range r.rules {
+		ru.settle()
+	}
+}
+
+// noFamily says that the machine has no such address family at all, so that a
+// forward for every family simply does without.
+func noFamily(k key, err error) bool {
+	a := k.at.Addr()
+	return k.network != "unix" && a.Is6() && (a.IsUnspecified() || a.IsLoopback()) &&
+		(errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL))
+}
+
+// hear notes that the rule listens at k.
+func (ru *rule) hear(k key) {
+	ru.mu.Lock()
+	defer ru.mu.Unlock()
+	ru.bound = append(ru.bound, k.String())
+	ru.partial = ru.problem != nil
+}
+
+// fail notes why the rule does not listen somewhere; the first reason stands.
+func (ru *rule) fail(p *fairlead.Problem) {
+	ru.mu.Lock()
+	defer ru.mu.Unlock()
+	if ru.problem == nil {
+		ru.problem = p
+	}
+	ru.partial = len(ru.bound) > 0
+}
+
+// settle turns a half success into its own words.
+func (ru *rule) settle() {
+	ru.mu.Lock()
+	defer ru.mu.Unlock()
+	switch p := ru.problem; {
+	case p == nil && len(ru.bound) == 0:
+		ru.problem = fairlead.Problemf(fairlead.CodeListenFailed, "this machine has no address to listen at for %s", ru.f.At.String())
+	case p != nil && ru.partial && p.Code == fairlead.CodeInUse && ru.f.At.Unix == "":
+		half := fairlead.Problemf(fairlead.CodeHalfBound, "%s, and free on %s: who connects to the taken one reaches another program, not this forward",
+			strings.Replace(p.What, " already", "", 1), strings.Join(ru.bound[:min(len(ru.bound), 3)], ", "))
+		half.Notes = p.Notes
+		half.Fixes = append(half.Fixes, p.Fixes...)
+		if len(ru.bound) == 1 {
+			host, _, _ := strings.Cut(ru.bound[0], "/")
+			half.Fix("say that one family is enough", "fairlead "+strings.Replace(ru.f.Expr, ru.f.At.String(), host+"/"+ru.f.At.Net.String(), 1))
+		}
+		half.Fixes = half.Fixes[:min(len(half.Fixes), 3)]
+		half.Err = p
+		ru.problem = half
+	}
+}
+
+type portKey struct {
+	key  key
+	port int
+}
+
+// keys is where a rule wants to listen.
+func (r *Relay) keys(ru *rule) ([]portKey, *fairlead.Problem) {
+	at := &ru.f.At
+	if at.Unix != "" {
+		return []portKey{{key{network: "unix", path: at.Unix}, 0}}, nil
+	}
+	var addrs []netip.Addr
+	switch {
+	case at.Any, at.Addr.IsValid() && at.Addr == netip.IPv6Unspecified():
+		addrs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	case at.Addr.IsValid():
+		addrs = []netip.Addr{at.Addr.Unmap()}
+	case at.Where != "":
+		if r.cfg.Interfaces == nil {
+			return nil, fairlead.Problemf(fairlead.CodeNoInterface, "this system cannot tell the addresses of %q", at.Where)
+		}
+		var err error
+		if addrs, err = r.cfg.Interfaces(at.Where); err != nil {
+			return nil, fairlead.AsProblem(err)
+		}
+		addrs = slices.DeleteFunc(slices.Clone(addrs), netip.Addr.IsLinkLocalUnicast)
+		if len(addrs) == 0 {
+			return nil, fairlead.Problemf(fairlead.CodeNoInterface, "%s has no address at the moment", at.Where)
+		}
+	default:
+		addrs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	}
+	var keys []portKey
+	at.Net.Each(func(network string) {
+		for i := range at.Ports.Len() {
+			for _, a := range addrs {
+				keys = append(keys, portKey{key{network: network, at: netip.AddrPortFrom(a, at.Ports.At(i))}, i})
+			}
+		}
+	})
+	if int64(len(keys)) > r.budget.size {
+		return nil, fairlead.Problemf(fairlead.CodeTooManyPorts, "%s needs %d sockets, and this process may have %d",
+			at.String(), len(keys), r.budget.size).Fix("raise the limit of open files", fmt.Sprintf("ulimit -n %d", 2*len(keys)+1024))
+	}
+	return keys, nil
+}
+
+// open makes the socket k and begins to serve it.
+func (r *Relay) open(ctx context.Context, k key, b *binding) (*entry, error) {
+	if !r.budget.try(1) {
+		return nil, syscall.EMFILE
+	}
+	e := &entry{r: r, key: k}
+	e.rule.Store(b)
+	e.gone, e.stop = context.WithCancel(r.ctx)
+	if err := e.listen(ctx, b); err != nil {
+		e.stop()
+		r.budget.give(1)
+		return nil, err
+	}
+	if e.udp != nil {
+		r.wg.Go(e.udp.receive)
+	} else {
+		r.wg.Go(e.accept)
+	}
+	return e, nil
+}
+
+func (e *entry) listen(ctx context.Context, b *binding) (err error) {
+	if f := e.r.passed[e.key]; f != nil {
+		return e.adopt(f)
+	}
+	switch e.key.network {
+	case "tcp":
+		// Assigned through variables: a nil pointer in an interface is not nil.
+		ln, lerr := sock.ListenTCP(ctx, e.key.at, sock.Options{Keepalive: b.rule.f.Policy.Keepalive})
+		if err = lerr; err == nil {
+			e.ln = ln
+		}
+	case "unix":
+		ln, lerr := sock.ListenUnix(ctx, e.key.path, socketMode)
+		if err = lerr; err == nil {
+			e.ln = ln
+		}
+	case "udp":
+		c, lerr := sock.ListenUDP(ctx, e.key.at)
+		if err = lerr; err == nil {
+			e.udp = newUDPEntry(e, c)
+		}
+	}
+	return err
+}
+
+// socketMode lets only the user of the program connect, as loopback does for
+// ports.
+const socketMode fs.FileMode = 0o600
+
+// adopt serves a socket that was passed; f stays open for the next reload.
+func (e *entry) adopt(f *os.File) error {
+	if e.key.network == "udp" {
+		pc, err := net.FilePacketConn(f)
+		if err != nil {
+			return err
+		}
+		e.udp = newUDPEntry(e, pc.(*net.UDPConn))
+		return nil
+	}
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return err
+	}
+	if u, ok := ln.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	e.ln = ln
+	return nil
+}
+
+// close ends the socket. Connections that came through it live on; UDP
+// sessions end, having no socket to answer from.
+func (e *entry) close() {
+	e.stop()
+	if e.udp != nil {
+		e.udp.close()
+	} else {
+		e.ln.Close()
+	}
+	e.r.budget.give(1)
+}
+
+// listenProblem puts a failure to listen into words.
+func (r *Relay) listenProblem(f *fairlead.Forward, k key, err error) *fairlead.Problem {
+	p := fairlead.Problemf(fairlead.CodeListenFailed, "cannot listen at %s: %v", k, cause(err))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE) && k.network == "unix":
+		p = fairlead.Problemf(fairlead.CodePathInUse, "%s is already in use", k)
+		if r.cfg.HoldersPath != nil {
+			for _, h := range r.cfg.HoldersPath(k.path) {
+				p.Note("by", "%s", h)
+			}
+		}
+	case errors.Is(err, syscall.EADDRINUSE):
+		p = r.inUse(f, k)
+	case errors.Is(err, syscall.EACCES) && k.network != "unix":
+		p = lowPort(f, k)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		p = fairlead.Problemf(fairlead.CodeNotOurAddress, "%s is not an address of this machine", k.at.Addr()).
+			Fix("every address", "fairlead "+withSpot(f, ":"+portText(k)))
+	case sock.NoDescriptors(err):
+		p = fairlead.Problemf(fairlead.CodeNoDescriptors, "no descriptor is left to listen at %s", k)
+	}
+	p.Err = err
+	return p
+}
+
+// inUse says who has the port, and what else could be done.
+func (r *Relay) inUse(f *fairlead.Forward, k key) *fairlead.Problem {
+	p := fairlead.Problemf(fairlead.CodeInUse, "%s is already in use", k)
+	if r.cfg.Holders != nil {
+		for _, h := range r.cfg.Holders(k.network, k.at) {
+			p.Note("by", "%s", h)
+		}
+	}
+	if other, ok := r.freePort(k); ok && len(f.At.Ports) == 1 && f.At.Ports[0].Len() == 1 {
+		spot := f.At
+		spot.Ports = fairlead.PortList{{First: other, Last: other}}
+		p.Fix("another port", "fairlead "+withSpot(f, spot.String()))
+	}
+	return p
+}
+
+// freePort finds a port near k's that nobody listens at.
+func (r *Relay) freePort(k key) (uint16, bool) {
+	if r.cfg.Listens == nil {
+		return 0, false
+	}
+	start := int(k.at.Port()) + 1
+	if start <= 1024 {
+		start = int(k.at.Port()) + 8000
+	}
+	for p := start; p < min(start+50, 65536); p++ {
+		if yes, known := r.cfg.Listens(k.network, netip.AddrPortFrom(k.at.Addr(), uint16(p))); known && !yes {
+			return uint16(p), true
+		}
+	}
+	return 0, false
+}
+
+func lowPort(f *fairlead.Forward, k key) *fairlead.Problem {
+	start := "1024"
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err == nil {
+		start = strings.TrimSpace(string(b))
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		exe = "fairlead"
+	}
+	high := f.At
+	high.Ports = nil
+	for _, r := range f.At.Ports {
+		if r.Last < 1024 {
+			r.First, r.Last = r.First+8000, r.Last+8000
+		}
+		high.Ports = append(high.Ports, r)
+	}
+	return fairlead.Problemf(fairlead.CodeLowPort, "port %d needs a privilege: ports below %s are reserved", k.at.Port(), start).
+		Note("why", "net.ipv4.ip_unprivileged_port_start = %s, and this process has no CAP_NET_BIND_SERVICE", start).
+		Fix("run it as a service, which gets just that right", "sudo systemctl enable --now fairlead").
+		Fix("give the right to the program", "sudo setcap cap_net_bind_service=+ep "+exe).
+		Fix("a high port", "fairlead "+withSpot(f, high.String()))
+}
+
+// withSpot is f's sentence with another listening spot.
+func withSpot(f *fairlead.Forward, spot string) string {
+	if f.Expr == "" {
+		return string(f.Kind) + " " + spot
+	}
+	return strings.Replace(f.Expr, f.At.String(), spot, 1)
+}
+
+func portText(k key) string {
+	return strings.TrimPrefix(netip.AddrPortFrom(netip.IPv4Unspecified(), k.at.Port()).String(), "0.0.0.0:") + "/" + k.network
+}
+
+// cause is the system's own words, without the operation's name around them.
+func cause(err error) error {
+	var e syscall.Errno
+	if errors.As(err, &e) {
+		return e
+	}
+	return err
+}

@@ -1,0 +1,275 @@
+// Package relay carries forwards in this process: it accepts, admits, dials,
+// copies and says goodbye, for TCP, unix sockets and UDP, without privileges.
+// It decides nothing about which forwards there are; the engine tells it with
+// Apply. It resolves no names and knows no tunnels: it dials through the
+// fairlead.Place that a forward names.
+//
+// Listeners belong to the relay and not to a configuration: an Apply swaps the
+// rule behind a socket that both the old and the new forwards want, so that a
+// reload refuses no connection and loses no datagram.
+package relay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"fairlead"
+	"fairlead/internal/sys/sock"
+)
+
+// Name is the carrier's name after "by".
+const Name = "relay"
+
+// Config is what a relay is made of. The zero value of each field is usable,
+// but for Place.
+type Config struct {
+	// Place finds the place to dial from by its name, "" being this host. An
+	// error is the reason why there is no such place.
+	Place func(name string) (fairlead.Place, error)
+
+	// Interfaces gives the addresses of "wan", "lan" or an interface. Without
+	// it such spots cannot be listened at.
+	Interfaces func(where string) ([]netip.Addr, error)
+
+	// Holders says who holds an address and port that is taken, one line for
+	// each; HoldersPath the same for a unix socket.
+	Holders     func(network string, at netip.AddrPort) []string
+	HoldersPath func(path string) []string
+
+	// Listens tells whether a program on this host listens at an address, so
+	// that a local target can be tested without connecting to it. known is
+	// false where that cannot be told.
+	Listens func(network string, at netip.AddrPort) (yes, known bool)
+
+	// Passed are listening sockets from a service manager. They are used by
+	// the forward that wants their address, and belong to the relay.
+	Passed []*os.File
+
+	// Watch is told of connections and of trouble. It must not block.
+	Watch fairlead.Watch
+
+	// Descriptors is how many the relay may use, for tests; 0 means what the
+	// process may have, less a reserve.
+	Descriptors int
+}
+
+// A Relay is a fairlead.Carrier and a fairlead.Tracker. Close it when done.
+type Relay struct {
+	cfg    Config
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine of the relay
+	table  table
+	budget *budget
+	pipes  *sock.Pipes
+	poller *poller
+	log    quiet // the trouble that was told lately
+
+	mu      sync.Mutex // guards the rest
+	rules   []*rule    // in the order of the last Apply
+	entries map[key]*entry
+	passed  map[key]*os.File
+}
+
+// New makes a relay that carries nothing yet.
+func New(cfg Config) *Relay {
+	limit := cfg.Descriptors
+	if limit == 0 {
+		limit = sock.DescriptorLimit()
+	}
+	reserve := min(max(limit/8, 24), 128)
+	r := &Relay{
+		cfg:     cfg,
+		budget:  newBudget(max(limit-reserve, 4)),
+		pipes:   sock.NewPipes(min(max(limit/64, 2), 32)),
+		entries: map[key]*entry{},
+		passed:  map[key]*os.File{},
+	}
+	r.table.conns = map[uint64]tracked{}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	for _, f := range cfg.Passed {
+		if k, ok := keyOf(f); ok {
+			r.passed[k] = f
+		}
+	}
+	r.poller = newPoller(r)
+	r.wg.Go(r.keepTime)
+	r.wg.Go(r.probeTargets)
+	return r
+}
+
+// Name returns "relay".
+func (r *Relay) Name() string { return Name }
+
+// Apply carries exactly want; see fairlead.Carrier.
+func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+
+	old := make(map[identity]*rule, len(r.rules))
+	for _, ru := range r.rules {
+		old[identify(ru.f)] = ru
+	}
+	rules := make([]*rule, len(want))
+	for i, f := range want {
+		was := old[identify(f)]
+		if was != nil && sameMeaning(was.f, f) {
+			rules[i] = was
+			continue
+		}
+		rules[i] = r.newRule(f, was)
+	}
+	r.rules = rules
+	r.listen(ctx)
+
+	statuses := make([]fairlead.Status, len(rules))
+	for i, ru := range rules {
+		statuses[i] = ru.status()
+	}
+	return statuses
+}
+
+// Report is the status of every forward carried.
+func (r *Relay) Report() []fairlead.Status {
+	r.mu.Lock()
+	rules := slices.Clone(r.rules)
+	r.mu.Unlock()
+	statuses := make([]fairlead.Status, len(rules))
+	for i, ru := range rules {
+		statuses[i] = ru.status()
+	}
+	return statuses
+}
+
+// Conns is every live connection and UDP session, oldest first.
+func (r *Relay) Conns() []fairlead.Conn {
+	conns := []fairlead.Conn{}
+	for _, c := range r.table.all() {
+		conns = append(conns, c.describe())
+	}
+	return conns
+}
+
+// Kill resets the connections that m selects.
+func (r *Relay) Kill(m fairlead.Match) int {
+	if m == (fairlead.Match{}) {
+		return 0
+	}
+	n := 0
+	for _, c := range r.table.all() {
+		if c.matches(m) {
+			c.kill()
+			n++
+		}
+	}
+	return n
+}
+
+// Drain stops listening and waits until every connection has ended by itself
+// or ctx is done. It returns how many are left.
+func (r *Relay) Drain(ctx context.Context) int {
+	r.Apply(ctx, nil)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n := r.table.len()
+		if n == 0 {
+			return 0
+		}
+		select {
+		case <-ctx.Done():
+			return n
+		case <-tick.C:
+		}
+	}
+}
+
+// Close ends everything at once: listeners, connections and sessions. When it
+// returns, no goroutine and no descriptor of the relay is left.
+func (r *Relay) Close() {
+	r.Apply(context.Background(), nil)
+	r.cancel()
+	r.table.close()
+	for _, c := range r.table.all() {
+		c.shut()
+	}
+	r.poller.close()
+	r.wg.Wait()
+	r.pipes.Close()
+	for _, f := range r.passed {
+		f.Close()
+	}
+}
+
+// tell passes e on to the watch, with what is known of c.
+func (r *Relay) tell(e fairlead.Event, c tracked) {
+	if r.cfg.Watch == nil {
+		return
+	}
+	e.Time = time.Now()
+	if c != nil {
+		d := c.describe()
+		e.Conn = &d
+	}
+	r.cfg.Watch(e)
+}
+
+// trouble tells what the program itself is short of, each thing at most once
+// in ten seconds.
+func (r *Relay) trouble(code fairlead.Code, text string) {
+	if r.log.due(code) {
+		r.tell(fairlead.Event{Kind: fairlead.EventTrouble, Text: text, Problem: fairlead.Problemf(code, "%s", text)}, nil)
+	}
+}
+
+// quiet remembers what was told, so that a flood of trouble is one line.
+type quiet struct {
+	mu   sync.Mutex
+	last map[fairlead.Code]time.Time // guarded by mu
+}
+
+const quietFor = 10 * time.Second
+
+func (q *quiet) due(code fairlead.Code) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	if t, ok := q.last[code]; ok && now.Sub(t) < quietFor {
+		return false
+	}
+	if q.last == nil {
+		q.last = map[fairlead.Code]time.Time{}
+	}
+	q.last[code] = now
+	return true
+}
+
+// reason is why a dial failed, in the closed set's words.
+func reason(err error) fairlead.Reason {
+	switch fairlead.AsProblem(err).Code {
+	case fairlead.CodeTargetRefuses, fairlead.CodeNoSocket:
+		return fairlead.Refused
+	case fairlead.CodeTargetSilent:
+		return fairlead.DialTimeout
+	case fairlead.CodeTargetUnreachable:
+		return fairlead.Unreachable
+	case fairlead.CodeNameUnknown, fairlead.CodeNameFamily, fairlead.CodeNameServer:
+		return fairlead.NameUnknown
+	case fairlead.CodeNoDescriptors:
+		return fairlead.NoDescriptors
+	case fairlead.CodeLoop:
+		return fairlead.Loop
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return fairlead.DialTimeout
+	case sock.NoDescriptors(err):
+		return fairlead.NoDescriptors
+	}
+	return fairlead.Failed
+}
