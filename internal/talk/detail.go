@@ -1,0 +1,164 @@
+package talk
+
+import (
+	"strings"
+	"time"
+
+	"fairlead"
+)
+
+// A Detail is everything about one forward, for "fairlead status NAME". Texts
+// may be foreign; what is empty or zero is left away.
+type Detail struct {
+	Name     string
+	State    fairlead.State
+	Sentence string // what can be typed after "fairlead"
+	Written  string // file and line
+	Owner    string
+	Carrier  string
+	Bound    []string
+	Reach    string // from Reach or ReachOf
+	Targets  []TargetRow
+	Expires  time.Duration // from now; 0: never
+
+	Active, Flows, Refused, Dropped int64
+	In, Out                         int64 // bytes from and to clients
+
+	Problem *fairlead.Problem
+}
+
+// A TargetRow is what is known of one target.
+type TargetRow struct {
+	Target string
+	Up     bool
+	Error  string // why it is not up; "" with Up false: not tried yet
+	Since  time.Duration
+}
+
+// Forward prints everything about one forward as labels and values.
+func (p *Printer) Forward(d Detail) error {
+	l := p.out
+	var b strings.Builder
+	f := fields{look: l, plain: p.conf.Plain, b: &b}
+	glyph, colour := l.stateMark(d.State)
+	state := l.cut(l.inert(string(d.State)), 12)
+	f.text("name", d.Name)
+	if p.conf.Plain {
+		f.text("state", state)
+	} else {
+		writeLine(&b, pad("state", fieldWidth)+l.paint(colour, glyph+" "+state))
+	}
+	f.whole("sentence", d.Sentence)
+	f.text("written", d.Written)
+	f.text("owner", d.Owner)
+	f.text("carried", prefixed("by ", d.Carrier))
+	f.text("listening", strings.Join(d.Bound, ", "))
+	f.text("reach", d.Reach)
+	label := "targets"
+	for _, t := range d.Targets {
+		if !f.plain {
+			f.target(label, t)
+			label = ""
+			continue
+		}
+		l.tabs(&b, "target", t.Target, t.word(), decimal(int64(t.Since/time.Second)), t.Error)
+	}
+	if f.plain {
+		for _, n := range []struct {
+			label string
+			n     int64
+		}{
+			{"active", d.Active}, {"flows", d.Flows}, {"refused", d.Refused}, {"dropped", d.Dropped},
+			{"in", d.In}, {"out", d.Out}, {"expires", int64(d.Expires / time.Second)},
+		} {
+			l.tabs(&b, n.label, decimal(n.n))
+		}
+		if d.Problem != nil {
+			l.tabs(&b, "problem", string(d.Problem.Code), d.Problem.What)
+		}
+		return p.give(b.String())
+	}
+	if d.Expires > 0 {
+		f.text("ends", "in "+Duration(d.Expires))
+	}
+	f.text("now", Count(d.Active, "connection"))
+	past := Count(d.Flows, "connection")
+	if d.Refused > 0 {
+		past += ", " + decimal(d.Refused) + " refused"
+	}
+	if d.Dropped > 0 {
+		past += ", " + Count(d.Dropped, "datagram") + " dropped"
+	}
+	f.text("so far", past+", "+Bytes(d.In)+" in, "+Bytes(d.Out)+" out")
+	if d.Problem != nil {
+		b.WriteByte('\n')
+		l.problem(&b, d.Problem)
+	}
+	return p.give(b.String())
+}
+
+const fieldWidth = 11
+
+// fields writes labels and values.
+type fields struct {
+	look
+	plain bool
+	b     *strings.Builder
+}
+
+func (f fields) text(label, value string) {
+	switch {
+	case value == "":
+	case f.plain:
+		f.tabs(f.b, label, value)
+	default:
+		f.paragraph(f.b, pad(label, fieldWidth), fieldWidth, fieldWidth, value)
+	}
+}
+
+// whole is text for what is copied.
+func (f fields) whole(label, value string) {
+	switch {
+	case value == "":
+	case f.plain:
+		f.tabs(f.b, label, value)
+	default:
+		writeLine(f.b, pad(label, fieldWidth)+f.command(value))
+	}
+}
+
+func (f fields) target(label string, t TargetRow) {
+	state := fairlead.Broken
+	switch {
+	case t.Up:
+		state = fairlead.Passing
+	case t.Error == "":
+		state = fairlead.Disabled
+	}
+	glyph, colour := f.stateMark(state)
+	text := t.Target + " " + t.word()
+	if t.Since > 0 {
+		text += " for " + Duration(t.Since)
+	}
+	if t.Error != "" {
+		text += ": " + t.Error
+	}
+	f.paragraph(f.b, pad(label, fieldWidth)+f.paint(colour, glyph)+" ", fieldWidth+2, fieldWidth+2, text)
+}
+
+func (t TargetRow) word() string {
+	switch {
+	case t.Up:
+		return "up"
+	case t.Error != "":
+		return "down"
+	}
+	return "not tried yet"
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
