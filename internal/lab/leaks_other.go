@@ -1,0 +1,5 @@
+//go:build !linux
+
+package lab
+
+func holdings() map[string]string { return nil }
