@@ -151,7 +151,8 @@ func (h *Here) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	if zone := a.Zone(); zone != "" && !zoneExists(zone) {
 		// The standard library would dial scope 0, and the system say "invalid argument".
 		return nil, fairlead.Problemf(fairlead.CodeTargetUnreachable, "%s cannot be reached: this host has no interface %q", host, zone).
-			Note("note", "it is looked for at each connection, and found when it appears")
+			Note("note", "it is looked for at each connection, and found when it appears").
+			Fix("correct the interface behind the %, or bring it up", "")
 	}
 	return []netip.Addr{a.Unmap()}, nil
 }
@@ -187,7 +188,7 @@ func splitHostPort(ctx context.Context, network, address string) (string, uint16
 func badAddress(address string, err error, why string) error {
 	p := fairlead.Problemf(fairlead.CodeTargetFailed, "cannot connect to %q: %s", address, why)
 	p.Err = err
-	return p
+	return p.Fix("write the target as HOST:PORT or [IPv6]:PORT", "")
 }
 
 // ofFamily is the addresses of the family that the network's last letter asks.
@@ -211,7 +212,8 @@ func ofFamily(network, host string, addrs []netip.Addr) ([]netip.Addr, error) {
 		return fit, nil
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
-		return nil, fairlead.Problemf(fairlead.CodeNameFamily, "%s is an %s address, but %s is needed", host, other, want)
+		return nil, fairlead.Problemf(fairlead.CodeNameFamily, "%s is an %s address, but %s is needed", host, other, want).
+			Fix("name an "+want+" address, or let the forward use both families", "")
 	}
 	p := fairlead.Problemf(fairlead.CodeNameFamily, "%q has only %s addresses, but %s is needed", host, other, want)
 	return nil, p.Note("note", "%s", listed(addrs)).

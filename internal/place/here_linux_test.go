@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -118,7 +119,12 @@ func TestASilentTargetIsToldWithTheTimeThatWasWaited(t *testing.T) {
 }
 
 func TestAUnixSocketWithAFullQueueIsWaitedFor(t *testing.T) {
-	h, _ := newHere(t, nil)
+	tries := make(chan struct{}, 1000)
+	h := New(Config{Control: func(string, string, syscall.RawConn) error {
+		tries <- struct{}{}
+		return nil
+	}})
+	t.Cleanup(h.Close)
 	path := t.TempDir() + "/s"
 	fd := fullListener(t, unix.AF_UNIX, &unix.SockaddrUnix{Name: path})
 
@@ -130,6 +136,9 @@ func TestAUnixSocketWithAFullQueueIsWaitedFor(t *testing.T) {
 		t.Errorf("notes: %v", p.Notes)
 	}
 
+	for len(tries) > 0 {
+		<-tries
+	}
 	dialed := make(chan error)
 	go func() {
 		c, err := h.DialContext(t.Context(), "unix", path)
@@ -138,6 +147,8 @@ func TestAUnixSocketWithAFullQueueIsWaitedFor(t *testing.T) {
 		}
 		dialed <- err
 	}()
+	<-tries
+	<-tries // the first one has failed
 	accepted, _, err := unix.Accept(fd)
 	if err != nil {
 		t.Fatal(err)
@@ -244,11 +255,19 @@ func TestScopedAddressesAreDialedOnTheirInterface(t *testing.T) {
 			return
 		}
 		defer ln.Close()
-		c, err := h.DialContext(t.Context(), "tcp", fmt.Sprintf("[fe80::1%%lo]:%d", ln.Addr().(*net.TCPAddr).Port))
-		if err != nil {
-			t.Error(err)
-			return
+		// The kernel makes the address's route a moment after the address.
+		for limit := time.After(10 * time.Second); ; {
+			c, err := h.DialContext(t.Context(), "tcp", fmt.Sprintf("[fe80::1%%lo]:%d", ln.Addr().(*net.TCPAddr).Port))
+			if err == nil {
+				c.Close()
+				return
+			}
+			select {
+			case <-limit:
+				t.Error(err)
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
 		}
-		c.Close()
 	})
 }

@@ -250,6 +250,9 @@ func TestADialThatMakesNoSenseSaysWhy(t *testing.T) {
 		if diff := cmp.Diff(c.want, string(p.Code)+" "+p.What); diff != "" {
 			t.Error(diff)
 		}
+		if len(p.Fixes) == 0 {
+			t.Errorf("%s: no way out", p.What)
+		}
 	}
 	if dialed := d.read(); len(dialed) > 0 {
 		t.Errorf("and yet dialed %v", dialed)

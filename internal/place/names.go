@@ -215,7 +215,8 @@ func (n *Names) take(name string) *fairlead.Problem {
 		return p
 	}
 	if n.waiting >= maxWaiting {
-		return fairlead.Problemf(fairlead.CodeNameServer, "%q is not looked up: %d other lookups wait for an answer", name, n.waiting)
+		return fairlead.Problemf(fairlead.CodeNameServer, "%q is not looked up: %d other lookups wait for an answer", name, n.waiting).
+			Fix("see whether the name server is up and can be reached", "")
 	}
 	n.waiting++
 	n.flights.Add(1)
@@ -234,7 +235,8 @@ func (n *Names) fly(e *entry, f *flight) {
 		<-n.slots
 	case <-ctx.Done():
 		a = answer{err: fairlead.Problemf(fairlead.CodeNameServer, "the lookup of %q had no turn in %s: %d others wait for an answer", e.name, span(lookupTime), maxLookups)}
-		a.err.Err = context.Cause(ctx)
+		a.err.Err = ctx.Err()
+		a.err.Fix("see whether the name server is up and can be reached", "")
 	}
 
 	n.mu.Lock()
@@ -295,5 +297,5 @@ func lookupEnded(ctx context.Context, name string, took time.Duration) error {
 	}
 	p := fairlead.Problemf(fairlead.CodeNameServer, "the lookup of %q has no answer after %s", name, span(took))
 	p.Err = ctx.Err()
-	return p
+	return p.Fix("see whether the name server is up and can be reached", "")
 }

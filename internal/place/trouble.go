@@ -150,6 +150,10 @@ func problem(subject string, err error, took time.Duration) *fairlead.Problem {
 		}
 	}
 	p.Err = err
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// The socket's deadline is the context's, and either may be seen first.
+		p.Err = errors.Join(context.DeadlineExceeded, err)
+	}
 	return p
 }
 
