@@ -1,0 +1,153 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"fairlead"
+)
+
+// A Modifier is one word of the grammar with what may follow it. The table of
+// them is the only place that knows which there are: parser, printer, JSON,
+// schema, completion and manual read it.
+type Modifier struct {
+	Word    string
+	Value   string          // what follows, "" for nothing
+	Kinds   []fairlead.Kind // the kinds it goes with
+	Help    string          // one line without a full stop
+	Choices []string        // words that may follow; nil: any of Value's form
+
+	kinds     kindSet
+	field     field
+	list      bool // may be said several times
+	noDefault bool // has no place among the defaults
+	index     int
+}
+
+// A field is where in a forward a modifier's value lives, and how it is read
+// and written.
+type field interface {
+	// parse reads the value from the tokens behind word and sets it, or notes
+	// a problem. It leaves the parser behind what it understood.
+	parse(p *parser, m *Modifier, word token, f *fairlead.Forward) bool
+	said(f *fairlead.Forward) bool
+	copy(to, from *fairlead.Forward)
+	// print appends the modifier as often as it is said, each time with a
+	// blank before it.
+	print(b []byte, word string, f *fairlead.Forward) []byte
+}
+
+var (
+	frontWords    = []string{"socks", "http", "sni", "http-host", "alpn", "protocol", "original"}
+	byWords       = []string{"auto", "relay", "kernel"}
+	policyWords   = []string{"failover", "round-robin", "least-conn", "random", "source-hash"}
+	algWords      = []string{"ftp", "tftp", "sip", "irc", "pptp", "h323", "amanda"}
+	firewallWords = []string{"docker", "ufw", "firewalld"}
+)
+
+// modifiers is the table, in the order in which a sentence is printed.
+var modifiers = finish([]Modifier{
+	{Word: "opens", Value: "PORTS", Help: "ports that outgoing traffic opens", kinds: isTrigger, noDefault: true,
+		field: opensField{}},
+	{Word: "via", Value: "PLACE", Help: "the place to dial from", kinds: proxies, noDefault: true,
+		field: viaField{}},
+	{Word: "from", Value: "CIDR", Help: "clients that may use the target before it, or the forward", kinds: everyKind, noDefault: true, list: true,
+		field: fromField{}},
+	{Word: "sni", Value: "NAME", Help: "names of the service that lead to the target before it", kinds: isForward | isLocal | isRemote, noDefault: true, list: true,
+		field: sniField{}},
+	{Word: "deny", Value: "CIDR", Help: "clients that may not", kinds: everyKind, list: true,
+		field: prefixes(func(f *fairlead.Forward) *[]netip.Prefix { return &f.Policy.Deny })},
+	{Word: "max-conns", Value: "N", Help: "connections at a time", kinds: proxies | servers | isNAT | isOpen,
+		field: count{at: func(f *fairlead.Forward) *int { return &f.Policy.MaxConns }}},
+	{Word: "max-conns-per-source", Value: "N", Help: "connections at a time from one address", kinds: proxies | servers | isNAT | isOpen,
+		field: count{at: func(f *fairlead.Forward) *int { return &f.Policy.MaxConnsPerSource }}},
+	{Word: "rate", Value: "N/s", Help: "new connections a second", kinds: proxies | servers | isNAT | isOpen,
+		field: count{at: func(f *fairlead.Forward) *int { return &f.Policy.Rate }, unit: "/s"}},
+	{Word: "by", Value: "CARRIER", Help: "who carries it", Choices: byWords, kinds: isForward | isNAT,
+		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.By })},
+	{Word: "front", Value: "LANGUAGE", Help: "what the clients speak before a target is known", Choices: frontWords, kinds: proxies,
+		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.Front })},
+	{Word: "accept-proxy", Value: "CIDR", Help: "senders whose PROXY protocol header is believed", kinds: proxies, list: true,
+		field: prefixes(func(f *fairlead.Forward) *[]netip.Prefix { return &f.Policy.AcceptProxy })},
+	{Word: "proxy-protocol", Value: "v1|v2", Help: "tell the target who the client is", Choices: []string{"v1", "v2"}, kinds: isForward | isLocal | isRemote,
+		field: versionField{}},
+	{Word: "source", Value: "ADDRESS|keep", Help: "the address that the target sees", kinds: proxies | isNAT,
+		field: sourceField{}},
+	{Word: "mark", Value: "N", Help: "firewall mark of what goes to the target", kinds: proxies | isNAT,
+		field: markField{}},
+	{Word: "masquerade", Help: "the target sees this host as the client", kinds: isNAT,
+		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Masquerade })},
+	{Word: "claim", Help: "take the address listened at, when nobody has it", kinds: isNAT,
+		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Claim })},
+	{Word: "alg", Value: "PROTOCOL", Help: "follow the ports that this protocol agrees upon", Choices: algWords, kinds: isNAT | isOpen,
+		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.ALG })},
+	{Word: "allow-in", Value: "FIREWALL", Help: "let it through a firewall that is not ours", Choices: firewallWords, kinds: isForward | isNAT | isOpen | isTrigger | isShare,
+		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.AllowIn })},
+	{Word: "publish", Help: "map it on the router in front as well", kinds: isForward | isNAT | isOpen | isLocal | isDynamic | servers,
+		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Publish })},
+	{Word: "unguarded", Help: "leave the filter toward the WAN to others", kinds: isShare,
+		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Unguarded })},
+	{Word: "policy", Value: "ORDER", Help: "which of several targets comes next", Choices: policyWords, kinds: isForward | isLocal | isRemote | isNAT,
+		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.Choose })},
+	{Word: "check", Value: "tcp|http|off [every DURATION]", Help: "ask each target regularly whether it serves", Choices: checkWords, kinds: isForward | isLocal | isRemote | isNAT,
+		field: checkField{}},
+	{Word: "connect", Value: "DURATION", Help: "bound of the dial as a whole", kinds: proxies,
+		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.Connect }}},
+	{Word: "idle", Value: "DURATION|off", Help: "end what is silent both ways", kinds: proxies | servers | isNAT | isTrigger,
+		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.Idle }, off: true}},
+	{Word: "linger", Value: "DURATION|off", Help: "bound of the surviving direction of a half-closed connection", kinds: proxies,
+		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.Linger }, off: true}},
+	{Word: "max-lifetime", Value: "DURATION", Help: "end connections that are older", kinds: proxies | servers,
+		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.MaxLifetime }}},
+	{Word: "keepalive", Value: "DURATION|off", Help: "silence after which a peer is asked whether it lives", kinds: proxies | servers | isTrigger,
+		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.Keepalive }, off: true}},
+	{Word: "for", Value: "DURATION", Help: "life of the forward, of a mapping or of an opened port", kinds: everyKind, noDefault: true,
+		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.For }}},
+	{Word: "bandwidth", Value: "SIZE/s", Help: "bytes a second", kinds: proxies | servers | isNAT,
+		field: bandwidthField{}},
+	{Word: "pac", Value: "[kill-switch]", Help: "serve /proxy.pac on the same port; kill-switch: never around the proxy", Choices: []string{"kill-switch"}, kinds: isDynamic, noDefault: true,
+		field: pacField{}},
+	{Word: "on", Value: "INTERFACE|ADDRESS", Help: "where it serves", kinds: isRouter | isTrigger | servers, noDefault: true,
+		field: onField{}},
+	{Word: "key", Value: "FILE", Help: "the relay's own key", kinds: isTunnel, noDefault: true,
+		field: keyField{}},
+	{Word: "disabled", Help: "written down, not carried", kinds: everyKind, noDefault: true,
+		field: flag(func(f *fairlead.Forward) *bool { return &f.Disabled })},
+	{Word: "user", Value: "NAME password|keys FILE", Help: "who may use it: dynamic with a password, sshd with keys", kinds: isDynamic | isSSHD, noDefault: true, list: true,
+		field: userField{}},
+	{Word: "agent", Value: "NAME key KEY", Help: "a tunnel's other end that may come", kinds: isTunnel, noDefault: true, list: true,
+		field: userField{agent: true}},
+	{Word: "may", Value: "listen|dial WHAT", Help: "what the user before it may do", Choices: []string{"listen", "dial"}, kinds: isDynamic | servers, noDefault: true, list: true,
+		field: mayField{}},
+})
+
+func finish(table []Modifier) []Modifier {
+	for i := range table {
+		table[i].index = i
+		table[i].Kinds = table[i].kinds.list()
+	}
+	return table
+}
+
+// Modifiers are all modifiers, in the order in which a sentence is printed.
+func Modifiers() []Modifier { return slices.Clone(modifiers) }
+
+// byWord finds a modifier. It is filled once, after the table.
+var byWord = func() map[string]*Modifier {
+	m := make(map[string]*Modifier, len(modifiers))
+	for i := range modifiers {
+		m[modifiers[i].Word] = &modifiers[i]
+	}
+	return m
+}()
+
+// wordsFor are the modifiers that go with a set of kinds.
+func wordsFor(s kindSet) (words []string) {
+	for i := range modifiers {
+		if modifiers[i].kinds&s != 0 {
+			words = append(words, modifiers[i].Word)
+		}
+	}
+	return words
+}
