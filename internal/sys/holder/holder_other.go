@@ -1,0 +1,18 @@
+//go:build !linux
+
+package holder
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+)
+
+var errUnknown = fmt.Errorf("who holds a port is not known on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+
+func find(string, bound, uint16) ([]Holder, error) { return nil, errUnknown }
+
+func findPath(string) ([]Holder, error) { return nil, errUnknown }
+
+func listening(string, netip.Addr, uint16) (bool, error) { return false, errUnknown }
