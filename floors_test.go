@@ -14,12 +14,12 @@ import (
 // only together with docs/design.md, never to make a build pass.
 var floors = [][]string{
 	{"fairlead"},
-	{"internal/sys/sock", "internal/sys/netmon", "internal/sys/service"},
+	{"internal/sys/sock", "internal/sys/holder", "internal/sys/netmon", "internal/sys/service"},
 	{"internal/place"},
 	{"internal/relay"},
 	{"internal/engine"},
 	{"internal/config"},
-	{"internal/control"},
+	{"internal/control", "internal/talk"},
 	{"cmd/fairlead"},
 }
 
@@ -27,7 +27,7 @@ var floors = [][]string{
 // words; onlyWords import only the package at the root.
 var (
 	alone     = []string{"internal/sys/", "internal/wire/"}
-	onlyWords = []string{"internal/engine"}
+	onlyWords = []string{"internal/engine", "internal/talk"}
 	testsOnly = []string{"internal/lab"}
 )
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"fairlead"
+	"fairlead/internal/place"
 	"fairlead/internal/relay"
 )
 
@@ -31,7 +32,9 @@ func TestMain(m *testing.M) {
 }
 
 func runChild(to string) {
-	r := relay.New(relay.Config{Place: func(string) (fairlead.Place, error) { return &here{}, nil }})
+	here := place.New(place.Config{})
+	defer here.Close()
+	r := relay.New(relay.Config{Place: func(string) (fairlead.Place, error) { return here, nil }})
 	port := func() uint16 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -57,13 +57,15 @@ func (p *pump) tryRead(fd uintptr) bool {
 				return true
 			}
 			p.release()
-			if p.err == syscall.EAGAIN {
+			switch p.err {
+			case syscall.EAGAIN:
 				return false
-			}
-			if p.err == syscall.EINVAL {
+			case syscall.EINVAL:
 				p.splice, p.copies = false, true
+			case nil: // the end, which read tells as well
+			default:
+				return true // a read would not see it again: the kernel tells each error once
 			}
-			// The end or an error: let read say it, splice is not clear on it.
 		}
 	}
 	p.buf = buffers.Get().(*buffer)

@@ -11,7 +11,6 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"fairlead"
+	"fairlead/internal/place"
 	"fairlead/internal/sys/sock"
 )
 
@@ -251,25 +251,8 @@ func (q *quiet) due(code fairlead.Code) bool {
 
 // reason is why a dial failed, in the closed set's words.
 func reason(err error) fairlead.Reason {
-	switch fairlead.AsProblem(err).Code {
-	case fairlead.CodeTargetRefuses, fairlead.CodeNoSocket:
-		return fairlead.Refused
-	case fairlead.CodeTargetSilent:
-		return fairlead.DialTimeout
-	case fairlead.CodeTargetUnreachable:
-		return fairlead.Unreachable
-	case fairlead.CodeNameUnknown, fairlead.CodeNameFamily, fairlead.CodeNameServer:
-		return fairlead.NameUnknown
-	case fairlead.CodeNoDescriptors:
-		return fairlead.NoDescriptors
-	case fairlead.CodeLoop:
+	if fairlead.AsProblem(err).Code == fairlead.CodeLoop {
 		return fairlead.Loop
 	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		return fairlead.DialTimeout
-	case sock.NoDescriptors(err):
-		return fairlead.NoDescriptors
-	}
-	return fairlead.Failed
+	return place.ReasonOf(err)
 }
