@@ -109,9 +109,19 @@ func Find(file *File, name string) (path string, ok bool) {
 type entry struct {
 	f       *fairlead.Forward
 	src     *source
-	name    token
-	at, via token
-	line    int
+	at, via span32 // the spot and the place, for pointing at
+	line    int32
+}
+
+// A span32 is a part of a source's text.
+type span32 struct{ off, end int32 }
+
+func (t token) span() span32 { return span32{t.off, t.end} }
+
+// token is the span as a token of src. Its text is that of the source, so that
+// it can be taken apart only where it was not quoted.
+func (s span32) token(src *source) token {
+	return token{text: src.text[s.off:s.end], off: s.off, end: s.end}
 }
 
 // A loader reads sources into one File.
@@ -120,6 +130,7 @@ type loader struct {
 	list    problems
 	entries []entry
 	toks    []token
+	p       parser
 	slab    []fairlead.Forward
 
 	names    map[string]int // into entries
@@ -136,6 +147,10 @@ type use struct {
 	src *source
 	t   token
 }
+
+// slab is how many forwards are allocated at once: so many that the allocator
+// still takes them from its small sizes.
+const slab = 32
 
 func newLoader(name string) *loader {
 	l := &loader{
@@ -189,6 +204,11 @@ func isJSON(text string) bool {
 
 // lines reads a source of sentences.
 func (l *loader) lines(src *source) {
+	if n := strings.Count(src.text, ":") / 4; len(l.entries) == 0 {
+		// Room for about as many forwards as there will be.
+		l.entries = make([]entry, 0, n)
+		l.names = make(map[string]int, n)
+	}
 	r := lineReader{src: src, list: &l.list, toks: l.toks}
 	afterForward := false
 	for r.next() {
@@ -327,9 +347,11 @@ func (r *lineReader) skipBlock(depth int) {
 // followed it.
 func (l *loader) statement(src *source, toks []token, line int) bool {
 	t := &toks[0]
-	p := parser{src: src, list: &l.list, toks: toks}
+	// One parser serves all statements, so that none is allocated for each.
+	l.p = parser{src: src, list: &l.list, toks: toks}
+	p := &l.p
 	if isLabel(t) {
-		l.forward(&p, line)
+		l.forward(p, line)
 		return true
 	}
 	p.i = 1
@@ -339,22 +361,22 @@ func (l *loader) statement(src *source, toks []token, line int) bool {
 	}
 	switch t.text {
 	case "place":
-		l.place(&p)
+		l.place(p)
 	case "wan":
-		l.interfaces(&p, &l.file.WAN)
+		l.interfaces(p, &l.file.WAN)
 	case "lan":
-		l.interfaces(&p, &l.file.LAN)
+		l.interfaces(p, &l.file.LAN)
 	case "defaults":
-		l.setDefaults(&p)
+		l.setDefaults(p)
 		return true
 	case "include":
-		l.include(&p)
+		l.include(p)
 	case "registry":
-		l.registry(&p)
+		l.registry(p)
 	case "version":
-		l.version(&p)
+		l.version(p)
 	default:
-		l.unknownLine(&p)
+		l.unknownLine(p)
 		return true
 	}
 	return false
@@ -406,7 +428,7 @@ func (l *loader) forward(p *parser, line int) {
 	p.i = 1
 	good := p.name(t, name)
 	if len(l.slab) == 0 {
-		l.slab = make([]fairlead.Forward, 64)
+		l.slab = make([]fairlead.Forward, slab)
 	}
 	f := &l.slab[0]
 	f.Name = name
@@ -421,14 +443,14 @@ func (l *loader) forward(p *parser, line int) {
 			// The name is taken all the same, or its second use would be
 			// taken for the first.
 			l.names[name] = len(l.entries)
-			l.entries = append(l.entries, entry{src: p.src, name: t, line: line})
+			l.entries = append(l.entries, entry{src: p.src, line: int32(line)})
 		}
 		return
 	}
 	l.slab = l.slab[1:]
 	f.Source = fairlead.Pos{File: p.src.name, Line: line, Col: columnOf(p.src, int(t.off))}
 	l.names[name] = len(l.entries)
-	l.entries = append(l.entries, entry{f: f, src: p.src, name: t.part(0, len(name)), at: p.at, via: p.via, line: line})
+	l.entries = append(l.entries, entry{f: f, src: p.src, at: p.at.span(), via: p.via.span(), line: int32(line)})
 	l.file.Forwards = append(l.file.Forwards, f)
 }
 
@@ -436,9 +458,9 @@ func (l *loader) forward(p *parser, line int) {
 func (l *loader) lineOf(src *source, at int) string {
 	e := &l.entries[at]
 	if e.src == src {
-		return "line " + itoa(e.line)
+		return "line " + itoa(int(e.line))
 	}
-	return e.src.name + ":" + itoa(e.line)
+	return e.src.name + ":" + itoa(int(e.line))
 }
 
 func columnOf(src *source, off int) int {
@@ -629,10 +651,11 @@ func (l *loader) includeFile(p *parser, t token, path string) {
 	}
 	l.file.Files = append(l.file.Files, path)
 	l.stack = append(l.stack, real)
-	toks := l.toks
-	l.toks = nil // the statement that includes still uses the others
+	// The statement that includes is not over: it goes on with its own tokens.
+	toks, saved := l.toks, *p
+	l.toks = nil
 	l.read(&source{name: path, text: string(text)})
-	l.toks = toks
+	l.toks, *p = toks, saved
 	l.stack = l.stack[:len(l.stack)-1]
 }
 
@@ -670,8 +693,10 @@ func (l *loader) finish() {
 	l.checkPlaces()
 	l.checkOverlaps()
 	l.applyDefaults()
+	var b []byte
 	for _, f := range l.file.Forwards {
-		f.Expr = Sentence(f)
+		b = appendSentence(b[:0], f)
+		f.Expr = string(b)
 	}
 }
 
@@ -735,10 +760,14 @@ func (l *loader) checkPlaces() {
 			continue
 		}
 		if e.f.Via != "" {
-			l.checkPlace(e.src, e.via, e.f.Via)
+			l.checkPlace(e.src, e.via.token(e.src), e.f.Via)
 		}
 		if w := e.f.At.Where; w != "" && (e.f.Kind == fairlead.KindRemote || e.f.Kind == fairlead.KindMap) {
-			l.checkPlace(e.src, e.at.part(0, len(w)), w)
+			t := e.at.token(e.src)
+			if strings.HasPrefix(t.text, w) {
+				t = t.part(0, len(w))
+			}
+			l.checkPlace(e.src, t, w)
 		}
 	}
 	for _, u := range l.vias {

@@ -212,11 +212,11 @@ func (l *loader) overlap(a, b int) {
 		return
 	}
 	first, second := &l.entries[a], &l.entries[b]
-	line := "line " + itoa(second.line)
+	line := "line " + itoa(int(second.line))
 	if first.src != second.src {
-		line = second.src.name + ":" + itoa(second.line)
+		line = second.src.name + ":" + itoa(int(second.line))
 	}
-	m := l.list.add(fairlead.CodeOverlap, second.src, second.at, "%s (%s, %s) overlaps %s (%s, %s)",
+	m := l.list.add(fairlead.CodeOverlap, second.src, second.at.token(second.src), "%s (%s, %s) overlaps %s (%s, %s)",
 		line, second.f.Name, second.f.At.String(), l.lineOf(second.src, a), first.f.Name, first.f.At.String())
 	if free := without(second.f.At.Ports, first.f.At.Ports); len(free) > 0 {
 		at := second.f.At

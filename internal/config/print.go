@@ -1,6 +1,10 @@
 package config
 
 import (
+	"net/netip"
+	"strconv"
+	"strings"
+
 	"fairlead"
 )
 
@@ -48,16 +52,63 @@ func appendSentence(b []byte, f *fairlead.Forward) []byte {
 	return appendUsers(b, f.Policy.Users)
 }
 
+// appendSpot is Spot.String without an allocation, and quoted where a path
+// needs it.
 func appendSpot(b []byte, s *fairlead.Spot) []byte {
 	if s.Unix != "" {
 		return appendWord(b, "unix:"+s.Unix)
 	}
-	return append(b, s.String()...)
+	switch {
+	case s.Any && len(s.Ports) == 0:
+		return append(b, '*')
+	case s.Any:
+	case s.Addr.IsValid():
+		b = appendAddr(b, s.Addr)
+	default:
+		b = append(b, s.Where...)
+	}
+	if len(s.Ports) == 0 {
+		return b
+	}
+	if s.Any || s.Addr.IsValid() || s.Where != "" {
+		b = append(b, ':')
+	}
+	b = appendPorts(b, s.Ports)
+	return append(append(b, '/'), s.Net.String()...)
 }
 
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		return a.AppendTo(b)
+	}
+	return append(a.AppendTo(append(b, '[')), ']')
+}
+
+func appendPorts(b []byte, list fairlead.PortList) []byte {
+	for i, r := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendUint(b, uint64(r.First), 10)
+		if r.Last != r.First {
+			b = strconv.AppendUint(append(b, '-'), uint64(r.Last), 10)
+		}
+	}
+	return b
+}
+
+// appendDest is Target.Dest likewise.
 func appendDest(b []byte, t *fairlead.Target) []byte {
 	if t.Unix != "" {
 		return appendWord(b, "unix:"+t.Unix)
 	}
-	return append(b, t.Dest()...)
+	if strings.IndexByte(t.Host, ':') >= 0 {
+		b = append(append(append(b, '['), t.Host...), ']')
+	} else {
+		b = append(b, t.Host...)
+	}
+	if len(t.Ports) == 0 {
+		return b
+	}
+	return appendPorts(append(b, ':'), t.Ports)
 }
