@@ -1,0 +1,331 @@
+package control
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"fairlead"
+)
+
+// The schemas, each the "schema" of one document.
+const (
+	SchemaStatus  = "fairlead/status/1"
+	SchemaConns   = "fairlead/conns/1"
+	SchemaEvent   = "fairlead/event/1"
+	SchemaVersion = "fairlead/version/1"
+	SchemaReload  = "fairlead/reload/1"
+	SchemaKill    = "fairlead/kill/1"
+	SchemaError   = "fairlead/error/1"
+)
+
+// Status is how the service and its forwards stand. Lists are never null.
+type Status struct {
+	Schema    string     `json:"schema"`
+	Version   string     `json:"version"`
+	PID       int        `json:"pid"`
+	Started   time.Time  `json:"started"`
+	File      string     `json:"file"`
+	FileError *FileError `json:"file_error,omitempty"`
+	Forwards  []Forward  `json:"forwards"`
+}
+
+// A FileError is why the file as it is now is not in force.
+type FileError struct {
+	Problem
+	Since time.Time `json:"since"`
+}
+
+// A Forward is how one forward stands.
+type Forward struct {
+	Name     string     `json:"name"`
+	Kind     string     `json:"kind"`
+	Expr     string     `json:"expr"`
+	State    string     `json:"state"` // listening, passing, verified, partial, broken, disabled
+	Carrier  string     `json:"carrier"`
+	Owner    string     `json:"owner"`
+	Source   string     `json:"source,omitempty"` // file:line
+	Bound    []string   `json:"bound"`
+	Targets  []Target   `json:"targets"`
+	Error    *Problem   `json:"error,omitempty"`
+	Expires  *time.Time `json:"expires,omitempty"`
+	Counters *Counters  `json:"counters,omitempty"` // not there where nothing is counted
+}
+
+// A Target is what is known of one target.
+type Target struct {
+	Target string     `json:"target"`
+	Up     bool       `json:"up"` // false without an error: not tried yet
+	Error  *Problem   `json:"error,omitempty"`
+	Since  *time.Time `json:"since,omitempty"`
+}
+
+// Counters count what a forward carried; all but Active only grow.
+type Counters struct {
+	Flows    int64 `json:"flows"`
+	Active   int64 `json:"active"`
+	Refused  int64 `json:"refused"`
+	BytesIn  int64 `json:"bytes_in"` // from clients to targets
+	BytesOut int64 `json:"bytes_out"`
+	Dropped  int64 `json:"dropped"` // datagrams
+}
+
+// Conns are the live connections.
+type Conns struct {
+	Schema      string `json:"schema"`
+	Connections []Conn `json:"connections"`
+}
+
+// A Conn is one live connection or UDP session.
+type Conn struct {
+	ID       string    `json:"id"`
+	Forward  string    `json:"forward"`
+	Network  string    `json:"network"`
+	Client   string    `json:"client"`
+	Local    string    `json:"local"`
+	Target   string    `json:"target"`
+	Began    time.Time `json:"began"`
+	Age      float64   `json:"age"` // seconds
+	BytesIn  int64     `json:"bytes_in"`
+	BytesOut int64     `json:"bytes_out"`
+	Half     string    `json:"half,omitempty"` // "client" or "target" ended its direction
+}
+
+// An Event is something that happened. A state event without a state says that
+// the forward is gone.
+type Event struct {
+	Schema  string    `json:"schema"`
+	Time    time.Time `json:"time"`
+	Kind    string    `json:"kind"` // open, close, state, reload, trouble
+	Forward string    `json:"forward,omitempty"`
+	Conn    *Conn     `json:"conn,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	State   string    `json:"state,omitempty"`
+	Text    string    `json:"text,omitempty"`
+	Error   *Problem  `json:"error,omitempty"`
+}
+
+// Version is who answers.
+type Version struct {
+	Schema  string    `json:"schema"`
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+}
+
+// A ReloadRequest asks to read the file again. All of it may be left out.
+type ReloadRequest struct {
+	Dry bool `json:"dry,omitempty"` // only say what would change
+}
+
+// Reload is what a reload changed, or would change. Lists are never null.
+type Reload struct {
+	Schema    string    `json:"schema"`
+	Dry       bool      `json:"dry"`
+	File      string    `json:"file"`
+	Added     []string  `json:"added"` // names of forwards, in the order of the file
+	Changed   []string  `json:"changed"`
+	Removed   []string  `json:"removed"`
+	Unchanged int       `json:"unchanged"`
+	Warnings  []Problem `json:"warnings"`
+}
+
+// A KillRequest selects live connections as fairlead.Match does: what is set
+// must match, and something must be set.
+type KillRequest struct {
+	ID      string     `json:"id,omitempty"`
+	Forward string     `json:"forward,omitempty"`
+	Client  netip.Addr `json:"client,omitzero"`
+}
+
+// Kill says how many connections were ended.
+type Kill struct {
+	Schema string `json:"schema"`
+	Killed int    `json:"killed"`
+}
+
+// An Error is the answer to what failed. Causes are the single errors of a
+// file that was not taken.
+type Error struct {
+	Schema string    `json:"schema"`
+	Error  Problem   `json:"error"`
+	Causes []Problem `json:"causes,omitempty"`
+}
+
+// A Problem is a fairlead.Problem.
+type Problem struct {
+	Code     string   `json:"code"`
+	Severity string   `json:"severity"` // error or warning
+	Text     string   `json:"text"`
+	At       *Excerpt `json:"at,omitempty"`
+	Notes    []Note   `json:"notes,omitempty"`
+	Fixes    []Fix    `json:"fixes,omitempty"`
+}
+
+// An Excerpt is a line of a file; col and width count bytes, line and col from 1.
+type Excerpt struct {
+	File     string `json:"file"`
+	Line     int    `json:"line"`
+	Col      int    `json:"col"`
+	Width    int    `json:"width"`
+	LineText string `json:"line_text"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+// A Note is evidence under its label.
+type Note struct {
+	Label string `json:"label"`
+	Text  string `json:"text"`
+}
+
+// A Fix is a way out.
+type Fix struct {
+	Text    string `json:"text"`
+	Command string `json:"command,omitempty"`
+}
+
+// ProblemOf is p as a document; nil for nil.
+func ProblemOf(p *fairlead.Problem) *Problem {
+	if p == nil {
+		return nil
+	}
+	j := &Problem{Code: string(p.Code), Severity: "error", Text: p.What}
+	if p.Warning {
+		j.Severity = "warning"
+	}
+	if at := p.At; at != nil {
+		j.At = &Excerpt{at.Pos.File, at.Pos.Line, at.Pos.Col, at.Width, at.Text, at.Hint}
+	}
+	for _, n := range p.Notes {
+		j.Notes = append(j.Notes, Note(n))
+	}
+	for _, f := range p.Fixes {
+		j.Fixes = append(j.Fixes, Fix(f))
+	}
+	return j
+}
+
+// Problem is j as the program's own words have it; nil for nil.
+func (j *Problem) Problem() *fairlead.Problem {
+	if j == nil {
+		return nil
+	}
+	p := &fairlead.Problem{Code: fairlead.Code(j.Code), Warning: j.Severity == "warning", What: j.Text}
+	if at := j.At; at != nil {
+		p.At = &fairlead.Excerpt{Pos: fairlead.Pos{File: at.File, Line: at.Line, Col: at.Col}, Text: at.LineText, Width: at.Width, Hint: at.Hint}
+	}
+	for _, n := range j.Notes {
+		p.Notes = append(p.Notes, fairlead.Note(n))
+	}
+	for _, f := range j.Fixes {
+		p.Fixes = append(p.Fixes, fairlead.Fix(f))
+	}
+	return p
+}
+
+// StatusOf is the status document of a service.
+func StatusOf(s Service, forwards []fairlead.Status) Status {
+	j := Status{
+		Schema:   SchemaStatus,
+		Version:  s.Version,
+		PID:      s.PID,
+		Started:  instant(s.Started),
+		File:     s.File,
+		Forwards: make([]Forward, len(forwards)),
+	}
+	if s.FileError != nil {
+		j.FileError = &FileError{*ProblemOf(s.FileError), instant(s.FileErrorSince)}
+	}
+	for i, f := range forwards {
+		j.Forwards[i] = ForwardOf(f)
+	}
+	return j
+}
+
+// ForwardOf is the entry of one forward. Its Status has a Forward.
+func ForwardOf(s fairlead.Status) Forward {
+	f := s.Forward
+	j := Forward{
+		Name:    f.Name,
+		Kind:    string(f.Kind),
+		Expr:    f.Expr,
+		State:   string(s.State),
+		Carrier: s.By,
+		Owner:   f.Owner.String(),
+		Bound:   list(s.Bound),
+		Targets: make([]Target, len(s.Targets)),
+		Error:   ProblemOf(s.Problem),
+		Expires: moment(f.Expires),
+	}
+	if f.Source.Line > 0 {
+		j.Source = fmt.Sprintf("%s:%d", f.Source.File, f.Source.Line)
+	}
+	for i, t := range s.Targets {
+		j.Targets[i] = Target{t.Target, t.Up, ProblemOf(t.Problem), moment(t.Since)}
+	}
+	if m := s.Meter; m != nil {
+		j.Counters = &Counters{
+			Flows: m.Flows.Load(), Active: m.Active.Load(), Refused: m.Refused.Load(),
+			BytesIn: m.In.Load(), BytesOut: m.Out.Load(), Dropped: m.Dropped.Load(),
+		}
+	}
+	return j
+}
+
+// ConnOf is the entry of one connection, whose age is counted to now.
+func ConnOf(c fairlead.Conn, now time.Time) Conn {
+	age := math.Round(max(0, now.Sub(c.Began)).Seconds()*1000) / 1000
+	return Conn{c.ID, c.Forward, c.Network, c.Client, c.Local, c.Target, instant(c.Began), age, c.In, c.Out, c.Half}
+}
+
+// EventOf is the document of one event.
+func EventOf(e fairlead.Event) Event {
+	j := Event{
+		Schema:  SchemaEvent,
+		Time:    instant(e.Time),
+		Kind:    string(e.Kind),
+		Forward: e.Forward,
+		Reason:  string(e.Reason),
+		State:   string(e.State),
+		Text:    e.Text,
+		Error:   ProblemOf(e.Problem),
+	}
+	if e.Conn != nil {
+		c := ConnOf(*e.Conn, e.Time)
+		j.Conn = &c
+	}
+	return j
+}
+
+// ReloadOf is the document of one reload.
+func ReloadOf(p Plan, dry bool) Reload {
+	j := Reload{
+		Schema: SchemaReload, Dry: dry, File: p.File,
+		Added: list(p.Added), Changed: list(p.Changed), Removed: list(p.Removed),
+		Unchanged: p.Unchanged,
+		Warnings:  make([]Problem, len(p.Warnings)),
+	}
+	for i, w := range p.Warnings {
+		j.Warnings[i] = *ProblemOf(w)
+	}
+	return j
+}
+
+// instant is t as documents have it: UTC, to the millisecond.
+func instant(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = instant(t)
+	return &t
+}
+
+func list(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
