@@ -30,3 +30,27 @@ func TestConformance(t *testing.T) {
 		return newRelay(t, relay.Config{})
 	}))
 }
+
+// wish is a forward of network from a free loopback port to target.
+func wish(t testing.TB, name string, network fairlead.Network, target string, change ...func(*fairlead.Forward)) *fairlead.Forward {
+	t.Helper()
+	entry := lab.FreePorts(t, nil, parseAddr("127.0.0.1"), 1)
+	f := &fairlead.Forward{
+		Name: name, Kind: fairlead.KindForward,
+		At: fairlead.Spot{Addr: entry.Addr(), Ports: fairlead.PortList{{First: entry.Port(), Last: entry.Port()}}, Net: network},
+	}
+	if to, err := netip.ParseAddrPort(target); err == nil {
+		f.To = []fairlead.Target{{Host: to.Addr().String(), Ports: fairlead.PortList{{First: to.Port(), Last: to.Port()}}}}
+	} else {
+		f.To = []fairlead.Target{{Unix: target}}
+	}
+	for _, c := range change {
+		c(f)
+	}
+	f.Expr = "forward " + f.At.String() + " to " + f.To[0].Dest()
+	return f
+}
+
+func entryOf(f *fairlead.Forward) string {
+	return netip.AddrPortFrom(f.At.Addr, f.At.Ports[0].First).String()
+}

@@ -127,6 +127,15 @@ func (p *Printer) Page(page fairlead.Page) error {
 	return p.give(b.String())
 }
 
+// Line prints one line of data, unwrapped. What is foreign in it comes out
+// inert.
+func (p *Printer) Line(format string, args ...any) error {
+	return p.give(p.out.inert(fmt.Sprintf(format, args...)) + "\n")
+}
+
+// Text prints a text of the program's own, line by line as it is.
+func (p *Printer) Text(text string) error { return p.give(text) }
+
 // tell writes talk, give writes data. Both take the spinner's line away first:
 // standard output may be the same terminal.
 func (p *Printer) tell(s string) {
