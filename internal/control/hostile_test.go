@@ -106,6 +106,15 @@ func TestHostileRequestsAreRefused(t *testing.T) {
 	}
 }
 
+func TestNestingIsBoundedBeforeAnythingElse(t *testing.T) {
+	for depth, want := range map[int]string{maxDepth - 1: "id cannot be", maxDepth: "nested", 30000: "nested"} {
+		body := `{"id":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`
+		if err := decode([]byte(body), &KillRequest{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("depth %d: %v", depth, err)
+		}
+	}
+}
+
 func FuzzKill(f *testing.F) {
 	for _, s := range []string{
 		"", "{}", `{"id":"1a"}`, `{"forward":"pg","client":"127.0.0.1"}`, `{"client":"fe80::1%eth0"}`,

@@ -269,6 +269,10 @@ func TestLeaseEndsUnlessRenewed(t *testing.T) {
 		synctest.Wait()
 		wantText(t, "at 100 s", told(e), "")
 		wantText(t, "carried", m.carried(), "")
+		ask(t, e, f, 1300*time.Millisecond)
+		time.Sleep(1300 * time.Millisecond)
+		synctest.Wait()
+		wantText(t, "carried after a lease that ends between two seconds", m.carried(), "")
 		ask(t, e, f, 0)
 		time.Sleep(24 * time.Hour)
 		wantText(t, "without end", told(e), "game listening")
@@ -373,6 +377,17 @@ func TestNextTakesOverWhenALeaseEnds(t *testing.T) {
 		synctest.Wait()
 		wantText(t, "status", told(e), "b listening")
 		wantText(t, "carried", m.carried(), "b")
+	})
+}
+
+func TestPinholesAndTriggersTakeNoSpot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := run(t, Config{Carriers: []fairlead.Carrier{&memory{name: "all"}}})
+		kind := func(name string, k fairlead.Kind) *fairlead.Forward {
+			return with(fwd(file, name, 80), func(f *fairlead.Forward) { f.Kind = k })
+		}
+		replace(t, e, kind("hole", fairlead.KindOpen), kind("watch", fairlead.KindTrigger), kind("web", fairlead.KindForward), kind("low", fairlead.KindNAT))
+		wantText(t, "status", told(e), "hole listening, watch listening, web listening, low broken FL-303")
 	})
 }
 
@@ -585,6 +600,58 @@ func TestSlowApplyHoldsUpNobody(t *testing.T) {
 			t.Errorf("%d applies for one wish and three made meanwhile, want 2", n)
 		}
 		close(m.gate)
+	})
+}
+
+func TestWishThatChangesDuringAnApplyIsNotYetCarried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{name: "router", gate: make(chan struct{})}
+		e := run(t, Config{Carriers: []fairlead.Carrier{m}})
+		var asks sync.WaitGroup
+		for _, port := range []uint16{80, 81} {
+			asks.Go(func() { ask(t, e, fwd(api, "web", port), 0) })
+			synctest.Wait()
+		}
+		m.gate <- struct{}{} // the first Apply, of port 80
+		synctest.Wait()
+		wantText(t, "one Apply behind", told(e), "web broken FL-999")
+		m.gate <- struct{}{}
+		asks.Wait()
+		wantText(t, "carried as it reads now", told(e), "web listening")
+
+		// A carrier that still reports the words of before.
+		old := fairlead.Status{Forward: fwd(api, "web", 80), State: fairlead.Verified}
+		m.mu.Lock()
+		m.report = []fairlead.Status{old}
+		m.mu.Unlock()
+		wantText(t, "old report", told(e), "web listening")
+		close(m.gate)
+	})
+}
+
+func TestNoCarrierIsAskedOnceRunIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &memory{name: "a", gate: make(chan struct{})}, &memory{name: "b"}
+		e := New(Config{Carriers: []fairlead.Carrier{a, b}})
+		c, cancel := context.WithCancel(ctx)
+		go e.Run(c)
+		asked := make(chan error, 1)
+		go func() {
+			_, err := e.Ask(ctx, fwd(api, "web", 80), 0)
+			asked <- err
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-asked; !errors.Is(err, errStopped) {
+			t.Errorf("ask: %v", err)
+		}
+		if n := b.applies(); n != 0 {
+			t.Errorf("the second carrier was asked %d times after the end", n)
+		}
+		close(a.gate)
+		if err := e.Close(ctx); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
