@@ -65,9 +65,9 @@ type Stage struct {
 	At      netip.Addr // the address of Target that the subject reaches
 }
 
-// Carrier is the Subject for carriers that run in this process. A carrier that
-// has Close() error is closed to stop it, any other gets an empty Apply; one
-// that is a fairlead.Tracker is tracked.
+// Carrier is the Subject for carriers that run in this process. To stop it, it
+// gets an empty Apply and then, if it has one, a Close; one that is a
+// fairlead.Tracker is tracked.
 func Carrier(start func(t *testing.T) fairlead.Carrier) Subject {
 	return Subject{Start: func(t *testing.T) Running {
 		c := start(t)
@@ -84,8 +84,11 @@ func Carrier(start func(t *testing.T) fairlead.Carrier) Subject {
 			Stop: func(t *testing.T) {
 				t.Helper()
 				c.Apply(context.Background(), nil)
-				if closer, ok := c.(io.Closer); ok {
-					if err := closer.Close(); err != nil {
+				switch c := c.(type) {
+				case interface{ Close() }:
+					c.Close()
+				case io.Closer:
+					if err := c.Close(); err != nil {
 						t.Errorf("Close: %v", err)
 					}
 				}

@@ -127,21 +127,28 @@ func changedTarget(s *scene) {
 	s.mustSay(0, at, "B")
 	s.echoes(old)
 
-	// Between the two there is no moment without a listener.
+	// Between the two there is no moment without a listener: each change
+	// happens while clients come.
+	const askers = 4
 	c := s.serve(Banner("C"))
-	halt := make(chan struct{})
-	failed := make(chan error, 1)
-	go func() {
-		failed <- s.keepAsking(at, halt)
-	}()
-	for i := range 50 {
+	answers, halt := make(chan error), make(chan struct{})
+	var wg sync.WaitGroup
+	for range askers {
+		wg.Go(func() { s.keepAsking(at, answers, halt) })
+	}
+	s.Cleanup(func() {
+		close(halt)
+		wg.Wait()
+	})
+	for i := range 100 {
 		s.apply(s.tcp("moves", at, []*Peer{b, c}[i%2].Address))
+		for range askers {
+			if err := <-answers; err != nil {
+				s.Fatalf("while the target changed: %v", err)
+			}
+		}
 	}
 	s.mustSay(0, at, "C")
-	close(halt)
-	if err := <-failed; err != nil {
-		s.Errorf("while the target changed: %v", err)
-	}
 	s.echoes(old)
 
 	// Another policy, and another name, for the same entry.
@@ -152,19 +159,18 @@ func changedTarget(s *scene) {
 	s.echoes(old)
 }
 
-func (s *scene) keepAsking(at netip.AddrPort, halt <-chan struct{}) error {
+// keepAsking reports for one client after the other whether it was led to B
+// or C.
+func (s *scene) keepAsking(at netip.AddrPort, answers chan<- error, halt <-chan struct{}) {
 	for {
-		select {
-		case <-halt:
-			return nil
-		default:
-		}
 		got, err := s.says(0, "tcp", at.String())
-		if err != nil {
-			return err
+		if err == nil && got != "B" && got != "C" {
+			err = fmt.Errorf("a client was led to %q", got)
 		}
-		if got != "B" && got != "C" {
-			return fmt.Errorf("a client was led to %q", got)
+		select {
+		case answers <- err:
+		case <-halt:
+			return
 		}
 	}
 }

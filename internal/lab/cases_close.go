@@ -44,7 +44,7 @@ func halfClose(s *scene) {
 		x := s.transfer(at, uint64(200+i))
 		x.Size = size
 		if err := x.Run(s.Context()); err != nil {
-			s.Errorf("client first: %v", err)
+			s.Fatalf("client first: %v", err)
 		}
 		if v := peer.Visit(s); v.Err != nil || v.Sent != nil {
 			s.Errorf("client first: the target saw %v and %v", v.Err, v.Sent)
@@ -88,7 +88,7 @@ func halfClose(s *scene) {
 
 func refused(s *scene) {
 	f := s.tcp("refused", s.entry(), s.refusing().String())
-	s.apply(f)
+	s.try(f) // a target that is down may be known at once, and the entry is there all the same
 	at := s.entryOf(f)
 	for _, speak := range []bool{false, true} {
 		c, err := s.connect(0, "tcp", at.String())
@@ -268,7 +268,7 @@ func connectTimeout(s *scene) {
 	const bound = 300 * time.Millisecond
 	hole := BlackHole(s, s.targetAt())
 	at := s.entry()
-	s.apply(with(s.tcp("hole", at, hole), func(p *fairlead.Policy) { p.Connect = bound }))
+	s.try(with(s.tcp("hole", at, hole), func(p *fairlead.Policy) { p.Connect = bound }))
 	c := s.dial(at)
 	began := time.Now()
 	s.mustReset(c)

@@ -25,7 +25,7 @@ func echoSizes(s *scene) {
 		x := s.transfer(at, uint64(100+i))
 		x.Size = size
 		if err := x.Run(s.Context()); err != nil {
-			s.Error(err)
+			s.Fatal(err)
 		}
 	}
 	if s.at.Client != nil {

@@ -53,7 +53,7 @@ func unixSockets(s *scene) {
 		)
 		x := Transfer{From: s.at.Client, Network: way.from, Address: address[0], Seed: uint64(300 + i), Size: 1<<20 + 3}
 		if err := x.Run(s.Context()); err != nil {
-			s.Errorf("%s to %s, half-closed: %v", way.from, way.after.Network, err)
+			s.Fatalf("%s to %s, half-closed: %v", way.from, way.after.Network, err)
 		}
 		x.Address, x.Stalls = address[1], true
 		n := 20
@@ -65,7 +65,7 @@ func unixSockets(s *scene) {
 
 	// Nobody at the path: the client's connection ends, whatever it is called.
 	gone, at := s.socketPath("nobody"), s.socketPath("in")
-	s.apply(s.forward("gone", fairlead.Spot{Unix: at, Net: fairlead.TCP}, target(gone)))
+	s.try(s.forward("gone", fairlead.Spot{Unix: at, Net: fairlead.TCP}, target(gone)))
 	if got, err := s.says(0, "unix", at); got != "" || isTimeout(err) {
 		s.Errorf("got %q (%v) from a target that is not there", got, err)
 	}
@@ -73,7 +73,7 @@ func unixSockets(s *scene) {
 		return
 	}
 	entry := s.entry()
-	s.apply(s.tcp("gone", entry, gone))
+	s.try(s.tcp("gone", entry, gone))
 	s.mustTurnAway(0, entry)
 }
 

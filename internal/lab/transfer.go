@@ -32,8 +32,10 @@ type HalfCloser interface {
 	CloseWrite() error
 }
 
-// Run does the transfer; when ctx ends first, that is an error.
+// Run does the transfer. That ctx ends first, or a minute passes, is an error.
 func (x Transfer) Run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 6*patience)
+	defer cancel()
 	conn, err := x.From.DialFrom(ctx, x.Network, x.Local, x.Address)
 	if err != nil {
 		return fmt.Errorf("transfer %d: %w", x.Seed, err)
@@ -47,8 +49,8 @@ func (x Transfer) Run(ctx context.Context) error {
 	return nil
 }
 
-// Over does the transfer over a connection that exists, and leaves the closing
-// to the caller.
+// Over does the transfer over a connection that exists, and leaves closing it
+// and any deadline to the caller.
 func (x Transfer) Over(c HalfCloser) error {
 	sent := make(chan error, 1)
 	go x.send(c, sent)
@@ -141,14 +143,12 @@ func RandomSize(rnd *rand.Rand, limit int64) int64 {
 // x.Seed and random sizes up to limit, and reports each that failed.
 func Transfers(t testing.TB, x Transfer, n int, limit int64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	failed := make(chan error)
 	for i := range n {
 		one := x
 		one.Seed += uint64(i)
 		one.Size = RandomSize(rand.New(rand.NewPCG(one.Seed, 3)), limit)
-		go func() { failed <- one.Run(ctx) }()
+		go func() { failed <- one.Run(t.Context()) }()
 	}
 	for range n {
 		if err := <-failed; err != nil {
