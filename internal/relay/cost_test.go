@@ -12,9 +12,11 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"fairlead"
+	"fairlead/internal/lab"
 	"fairlead/internal/place"
 	"fairlead/internal/relay"
 )
@@ -66,20 +68,7 @@ func TestIdleConnectionCostsTwoDescriptorsAndUnderTenKiB(t *testing.T) {
 	}
 	defer ln.Close()
 	go echoAll(ln)
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childTarget+"="+ln.Addr().String())
-	in, _ := cmd.StdinPipe()
-	out, _ := cmd.StdoutPipe()
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { in.Close(); cmd.Wait() }()
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	entry := "127.0.0.1:" + strings.TrimSpace(line)
+	entry, pid := startChild(t, ln.Addr().String(), nil)
 	open := func(n int) []net.Conn {
 		conns := make([]net.Conn, n)
 		for i := range conns {
@@ -100,11 +89,11 @@ func TestIdleConnectionCostsTwoDescriptorsAndUnderTenKiB(t *testing.T) {
 	for _, c := range open(20) { // what the first connections cost once
 		defer c.Close()
 	}
-	fds, rss := holdings(t, cmd.Process.Pid)
+	fds, rss := holdings(t, pid)
 	for _, c := range open(n) {
 		defer c.Close()
 	}
-	fds2, rss2 := holdings(t, cmd.Process.Pid)
+	fds2, rss2 := holdings(t, pid)
 	perFD, perKiB := float64(fds2-fds)/n, float64(rss2-rss)/n
 	t.Logf("%d idle connections: %.2f descriptors and %.1f KiB each", n, perFD, perKiB)
 	if perFD > 2.01 {
@@ -113,6 +102,53 @@ func TestIdleConnectionCostsTwoDescriptorsAndUnderTenKiB(t *testing.T) {
 	if !raceEnabled && perKiB >= 10 {
 		t.Errorf("an idle connection costs %.1f KiB, want under 10", perKiB)
 	}
+}
+
+// startChild forwards to an address in a process of its own, which ends with
+// the test, and returns where it listens.
+func startChild(t *testing.T, to string, as *syscall.SysProcAttr) (entry string, pid int) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), childTarget+"="+to)
+	cmd.SysProcAttr = as
+	cmd.Dir = "/"
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the forwarder ended with %v", err)
+		}
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "127.0.0.1:" + strings.TrimSpace(line), cmd.Process.Pid
+}
+
+// A user without privileges may own 64 large pipes; what is beyond goes
+// through buffers, and every byte arrives either way.
+func TestTransfersOfAnUnprivilegedUserArriveWhole(t *testing.T) {
+	lab.NeedRoot(t) // to become somebody else
+	lab.CheckLeaks(t)
+	n, limit := 200, int64(8<<20)
+	if testing.Short() {
+		n, limit = 100, 1<<20
+	}
+	peer := lab.Serve(t, lab.At{}, lab.Echo)
+	entry, _ := startChild(t, peer.Address, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
+	lab.Transfers(t, lab.Transfer{Network: "tcp", Address: entry, Seed: 7, Stalls: true}, n, limit)
 }
 
 func echoAll(ln net.Listener) {

@@ -72,8 +72,8 @@ func (c *conn) lookAtPeers(now time.Time, silent time.Duration) {
 	}
 	c.asked = now
 	for _, peer := range []struct {
-		p                *pump
-		closed, vanished fairlead.Reason
+		p               *pump
+		reset, vanished fairlead.Reason
 	}{
 		{&c.up, fairlead.ClientReset, fairlead.ClientVanished},
 		{&c.down, fairlead.TargetReset, fairlead.TargetVanished},
@@ -84,8 +84,8 @@ func (c *conn) lookAtPeers(now time.Time, silent time.Duration) {
 		h, ok := sock.Look(peer.p.src)
 		switch {
 		case !ok:
-		case h.Closed && stalled:
-			c.r.wg.Go(func() { c.finish(peer.closed, true) }) // it may wait for what is unsent
+		case h.Failed && stalled:
+			c.r.wg.Go(func() { c.finish(peer.reset, true) }) // it may wait for what is unsent
 			return
 		case h.Unacked && c.rule.keepalive > 0 && h.Silent >= 2*c.rule.keepalive:
 			c.finish(peer.vanished, true)

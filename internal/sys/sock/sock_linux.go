@@ -85,7 +85,7 @@ func SourceInfo(from netip.Addr, ifindex int) []byte {
 
 // Health is what the kernel knows of a TCP connection without asking the peer.
 type Health struct {
-	Closed  bool          // reset, or given up
+	Failed  bool          // reset, or given up; not: closed in order with data still to be read
 	Unacked bool          // the peer owes acknowledgements
 	Silent  time.Duration // since its last acknowledgement
 }
@@ -97,9 +97,12 @@ func Look(c syscall.RawConn) (h Health, ok bool) {
 		if err != nil {
 			return
 		}
-		const tcpClose = 7 // TCP_CLOSE, include/net/tcp_states.h
+		// The state alone does not tell a reset from an orderly end, and
+		// SO_ERROR would take the error away from the next read.
+		ready := []unix.PollFd{{Fd: int32(fd)}}
+		unix.Poll(ready, 0)
 		h = Health{
-			Closed:  info.State == tcpClose,
+			Failed:  ready[0].Revents&unix.POLLERR != 0,
 			Unacked: info.Unacked > 0,
 			Silent:  time.Duration(info.Last_ack_recv) * time.Millisecond,
 		}

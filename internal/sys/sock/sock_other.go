@@ -28,7 +28,7 @@ func SourceInfo(from netip.Addr, ifindex int) []byte { return nil }
 
 // Health is what the kernel knows of a TCP connection without asking the peer.
 type Health struct {
-	Closed  bool          // reset, or given up
+	Failed  bool          // reset, or given up; not: closed in order with data still to be read
 	Unacked bool          // the peer owes acknowledgements
 	Silent  time.Duration // since its last acknowledgement
 }

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"fairlead"
+	"fairlead/internal/config"
+	"fairlead/internal/talk"
+)
+
+func (p *program) changeCommands() []*cobra.Command {
+	add := &cobra.Command{
+		Use:                "add KIND LISTEN to TARGET [MODIFIER ...] [--name NAME]",
+		Short:              "write a forward into the file, and have the service carry it",
+		GroupID:            groupChange,
+		DisableFlagParsing: true,
+		Example:            "  fairlead add forward :8080 to web.lan:80 --name web",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			flags, words, err := p.changeWords(cmd, args)
+			if err != nil || words == nil {
+				return err
+			}
+			return p.add(flags, words)
+		},
+	}
+	newSentenceFlags(p, "change").shown(add)
+
+	edit := &cobra.Command{
+		Use:   "edit NAME [KIND LISTEN to TARGET ... | to TARGET ... | MODIFIER ...]",
+		Short: "change a forward in the file; without words in $EDITOR",
+		Long: `Change one forward in the file and leave everything else in it alone: give the
+whole sentence, only a new target ("to HOST:PORT"), or modifiers that are added
+or replace those of the same word. Without words the file is opened in $EDITOR
+at its line, and taken back only if it is right.`,
+		GroupID:            groupChange,
+		DisableFlagParsing: true,
+		ValidArgsFunction:  p.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			flags, words, err := p.changeWords(cmd, args)
+			if err != nil || words == nil {
+				return err
+			}
+			return p.edit(flags, words[0], words[1:])
+		},
+	}
+	newSentenceFlags(p, "change").shown(edit)
+
+	var cut, dry bool
+	rm := &cobra.Command{
+		Use:               "rm NAME",
+		Short:             "take a forward out of the file; its live connections go on unless --cut",
+		GroupID:           groupChange,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: p.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			err := p.change(args[0], dry, "removed", func(src []byte) ([]byte, error) { return edited(config.Remove(src, args[0])) })
+			if err != nil || !cut || dry {
+				return err
+			}
+			ctx, cancel := p.patience()
+			defer cancel()
+			n, err := p.service().Kill(ctx, fairlead.Match{Forward: args[0]})
+			if err == nil && n > 0 {
+				p.talk.Say("%s cut", talk.Count(n, "connection"))
+			}
+			var problem *fairlead.Problem
+			if errors.As(err, &problem) && (problem.Code == fairlead.CodeNoService || problem.Code == fairlead.CodeNoSuchForward) {
+				return nil // nothing of it is left
+			}
+			return err
+		},
+	}
+	rm.Flags().BoolVar(&cut, "cut", false, "end its live connections, too")
+	rm.Flags().BoolVarP(&dry, "dry-run", "n", false, "show the change and make none")
+
+	enable := p.switchCommand("enable", "switch a forward on that was disabled", false)
+	disable := p.switchCommand("disable", "switch a forward off and leave it in the file", true)
+	return []*cobra.Command{add, rm, edit, enable, disable}
+}
+
+func (p *program) switchCommand(verb, short string, disabled bool) *cobra.Command {
+	var dry bool
+	c := &cobra.Command{
+		Use:               verb + " NAME",
+		Short:             short,
+		GroupID:           groupChange,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: p.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.change(args[0], dry, verb+"d", func(src []byte) ([]byte, error) {
+				return edited(config.SetDisabled(src, args[0], disabled))
+			})
+		},
+	}
+	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "show the change and make none")
+	return c
+}
+
+// changeWords parses the flags of a command that takes a sentence. Without
+// words it prints the help.
+func (p *program) changeWords(cmd *cobra.Command, args []string) (*sentenceFlags, []string, error) {
+	flags := newSentenceFlags(p, "change")
+	words, err := flags.split(args)
+	if err != nil {
+		return nil, nil, usage(cmd, "%v", err)
+	}
+	p.setTalk()
+	if flags.help {
+		return nil, nil, cmd.Help()
+	}
+	if len(words) == 0 {
+		return nil, nil, usage(cmd, "%s needs words: %s", cmd.Name(), cmd.Use)
+	}
+	return flags, words, nil
+}
+
+func (p *program) add(flags *sentenceFlags, words []string) error {
+	f, problems := config.ParseArgs(words)
+	if len(problems) > 0 {
+		return exitProblems(exitUsage, problems)
+	}
+	path := p.configPath()
+	file, problems := load(path)
+	if !exists(path) {
+		file = &config.File{}
+	} else if err := onlyWarnings(problems); err != nil {
+		return err
+	}
+	taken := func(name string) bool {
+		for _, other := range file.Forwards {
+			if other.Name == name {
+				return true
+			}
+		}
+		return false
+	}
+	name := givenName(flags.name, f, taken)
+	if taken(name) {
+		return exit(exitUsage, fairlead.Problemf(fairlead.CodeTwice, "there is a forward %q already", name).
+			Fix("another name", "fairlead add "+config.Sentence(f)+" --name "+name+"-2").
+			Fix("change the one there is", "fairlead edit "+name+" "+config.Sentence(f)))
+	}
+	return p.changeIn(path, name, flags.dryRun, "added", func(src []byte) ([]byte, error) {
+		return edited(config.Add(src, name, config.Sentence(f)))
+	})
+}
+
+// edited is the result of an edit of the file's text, or its errors.
+func edited(out []byte, problems []*fairlead.Problem) ([]byte, error) {
+	return out, onlyWarnings(problems)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func (p *program) edit(flags *sentenceFlags, name string, words []string) error {
+	if len(words) == 0 {
+		return p.editor(name)
+	}
+	path, old, err := p.find(name)
+	if err != nil {
+		return err
+	}
+	f, problems := config.Amend(old, words)
+	if len(problems) > 0 {
+		return exitProblems(exitUsage, problems)
+	}
+	return p.changeIn(path, name, flags.dryRun, "changed", func(src []byte) ([]byte, error) {
+		return edited(config.Replace(src, name, config.Sentence(f)))
+	})
+}
+
+// find is the file in which a forward is written, which may be an included
+// one, and the forward.
+func (p *program) find(name string) (path string, f *fairlead.Forward, err error) {
+	path = p.configPath()
+	file, problems := load(path)
+	if err := onlyWarnings(problems); err != nil {
+		return "", nil, err
+	}
+	for _, f := range file.Forwards {
+		if f.Name == name {
+			if f.Source.File != "" {
+				path = f.Source.File
+			}
+			return path, f, nil
+		}
+	}
+	return "", nil, noSuchForward(name).Note("in", "%s", path)
+}
+
+// change edits the file that holds the forward.
+func (p *program) change(name string, dry bool, did string, edit func([]byte) ([]byte, error)) error {
+	path, _, err := p.find(name)
+	if err != nil {
+		return err
+	}
+	return p.changeIn(path, name, dry, did, edit)
+}
+
+// changeIn edits path, and has a running service that reads it follow.
+func (p *program) changeIn(path, name string, dry bool, did string, edit func([]byte) ([]byte, error)) error {
+	before, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return unreadable(path, err)
+	}
+	if dry {
+		after, err := edit(before)
+		if err != nil {
+			return err
+		}
+		p.showChange(before, after)
+		return nil
+	}
+	var after []byte
+	if err := changeFile(path, func(src []byte) ([]byte, error) {
+		before = src
+		after, err = edit(src)
+		return after, err
+	}); err != nil {
+		return err
+	}
+	if bytes.Equal(before, after) {
+		p.talk.Say("%s: nothing to change in %s", name, path)
+	} else {
+		p.showChange(before, after)
+		p.talk.Say("%s %s in %s", did, name, path)
+		if did == "added" {
+			p.talk.Offer("undo:", "fairlead rm "+name)
+		}
+	}
+	return p.followUp(path, name, did == "removed")
+}
+
+// showChange prints the lines that differ.
+func (p *program) showChange(before, after []byte) {
+	old := map[string]int{}
+	for line := range strings.Lines(string(before)) {
+		old[line]++
+	}
+	now := map[string]int{}
+	for line := range strings.Lines(string(after)) {
+		now[line]++
+	}
+	for line := range strings.Lines(string(before)) {
+		if now[line]--; now[line] < 0 {
+			p.talk.Say("- %s", strings.TrimRight(line, "\r\n"))
+		}
+	}
+	for line := range strings.Lines(string(after)) {
+		if old[line]--; old[line] < 0 {
+			p.talk.Say("+ %s", strings.TrimRight(line, "\r\n"))
+		}
+	}
+}
+
+// followUp has the service read the file and tells how the forward stands.
+func (p *program) followUp(path, name string, gone bool) error {
+	st, err := p.serviceStatus()
+	var problem *fairlead.Problem
+	if errors.As(err, &problem) && problem.Code == fairlead.CodeNoService {
+		p.talk.Say("no service is running: it begins with \"fairlead up\"")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !p.reads(st.File, path) {
+		p.talk.Say("the running service reads another file: %s", st.File)
+		return nil
+	}
+	ctx, cancel := p.patience()
+	defer cancel()
+	if _, err := p.service().Reload(ctx, false); err != nil {
+		return err
+	}
+	if st, err = p.serviceStatus(); err != nil {
+		return err
+	}
+	for _, f := range st.Forwards {
+		if f.Name != name || gone {
+			continue
+		}
+		if f.Error != nil {
+			problem := f.Error.Problem()
+			if fairlead.State(f.State) == fairlead.Broken && !problem.Warning {
+				return exit(codeOf(problem), problem)
+			}
+			p.tellProblem(problem)
+		}
+		p.talk.Say("%s is %s", name, f.State)
+	}
+	return nil
+}
+
+// reads reports whether the service's file is path, or includes it.
+func (p *program) reads(main, path string) bool {
+	if same(main, path) {
+		return true
+	}
+	file, _ := load(main)
+	if file == nil {
+		return false
+	}
+	for _, f := range file.Forwards {
+		if same(f.Source.File, path) {
+			return true
+		}
+	}
+	return false
+}
+
+func same(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+// editor opens the file at the forward's line, and takes the result back only
+// if it is right.
+func (p *program) editor(name string) error {
+	path, f, err := p.find(name)
+	if err != nil {
+		return err
+	}
+	editor := p.getenv("VISUAL")
+	if editor == "" {
+		editor = p.getenv("EDITOR")
+	}
+	if editor == "" {
+		return exit(exitUsage, fairlead.Problemf(fairlead.CodeUsage, "edit needs words, or $EDITOR").
+			Fix("say what is to change", "fairlead edit "+name+" to HOST:PORT"))
+	}
+	before, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp("", "fairlead-*.conf")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	if _, err := tmp.Write(before); err != nil {
+		return err
+	}
+	if err := tmp.Close(); err != nil {
+		return err
+	}
+	args := append(strings.Fields(editor), "+"+strconv.Itoa(f.Source.Line), tmp.Name())
+	cmd := exec.CommandContext(p.ctx, args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, p.stdout, p.stderr
+	if err := cmd.Run(); err != nil {
+		return fairlead.Problemf(fairlead.CodeFailed, "%s ended with an error, and nothing was changed: %v", args[0], err)
+	}
+	after, err := readFile(tmp.Name())
+	if err != nil {
+		return err
+	}
+	if _, problems := config.Parse(filepath.Base(path), after); onlyWarnings(problems) != nil {
+		return onlyWarnings(problems)
+	}
+	return p.changeIn(path, name, false, "changed", func(src []byte) ([]byte, error) {
+		if !bytes.Equal(src, before) {
+			return nil, fairlead.Problemf(fairlead.CodeChangedBehind, "%s was changed meanwhile, and was left as it is", path)
+		}
+		return after, nil
+	})
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"fairlead"
+	"fairlead/internal/config"
+	"fairlead/internal/engine"
+	"fairlead/internal/place"
+	"fairlead/internal/relay"
+	"fairlead/internal/sys/holder"
+	"fairlead/internal/sys/netmon"
+)
+
+// A house is the program's parts, wired together.
+type house struct {
+	engine *engine.Engine
+	relay  *relay.Relay
+	here   *place.Here
+
+	settings atomic.Pointer[settings]
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+}
+
+// settings are what a configuration says beside its forwards.
+type settings struct {
+	wan, lan []string
+	places   []config.Place
+}
+
+// newHouse wires everything: this is where concrete packages meet.
+func newHouse(watch fairlead.Watch, passed []*os.File) *house {
+	h := &house{here: place.New(place.Config{})}
+	h.settings.Store(&settings{})
+	h.relay = relay.New(relay.Config{
+		Place:       h.place,
+		Interfaces:  h.addresses,
+		Holders:     holders,
+		HoldersPath: pathHolders,
+		Listens:     listens,
+		Passed:      passed,
+		Watch:       watch,
+	})
+	h.engine = engine.New(engine.Config{
+		Carriers: []fairlead.Carrier{h.relay},
+		Watch:    watch,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	h.cancel = cancel
+	h.wg.Go(func() { h.engine.Run(ctx) })
+	h.wg.Go(func() { netmon.Watch(ctx, h.engine.Kick) })
+	return h
+}
+
+// close takes everything down: no new connections at once, live ones when
+// they have ended or drain is done. It returns how many were cut.
+func (h *house) close(drain context.Context) int {
+	h.engine.Close(drain)
+	left := h.relay.Drain(drain)
+	h.relay.Close()
+	h.cancel()
+	h.wg.Wait()
+	h.here.Close()
+	return left
+}
+
+// place finds a declared place by name; "" is this host.
+func (h *house) place(name string) (fairlead.Place, error) {
+	if name == "" {
+		return h.here, nil
+	}
+	for _, p := range h.settings.Load().places {
+		if p.Name == name {
+			return nil, fairlead.Problemf(fairlead.CodeCannotCarry, "this version cannot reach places of type %s yet", p.Type)
+		}
+	}
+	return nil, fairlead.Problemf(fairlead.CodeUnknownPlace, "no place is named %q", name)
+}
+
+// addresses are those of "wan", "lan" or an interface at the moment.
+func (h *house) addresses(where string) ([]netip.Addr, error) {
+	names := []string{where}
+	if where == "wan" || where == "lan" {
+		s := h.settings.Load()
+		wan, lan, err := netmon.Default()
+		if err != nil {
+			return nil, err
+		}
+		if len(s.wan) > 0 {
+			wan = s.wan
+		}
+		if len(s.lan) > 0 {
+			lan = s.lan
+		} else {
+			lan = slices.DeleteFunc(lan, func(n string) bool { return slices.Contains(wan, n) })
+		}
+		names = wan
+		if where == "lan" {
+			names = lan
+		}
+		if len(names) == 0 {
+			return nil, fairlead.Problemf(fairlead.CodeNoInterface, "this machine has no %s interface: %s", where, map[string]string{
+				"wan": "no default route", "lan": "no other interface with a private address"}[where]).
+				Fix("name it", "fairlead … --"+where+" eth0")
+		}
+	}
+	var all []netip.Addr
+	var last error
+	for _, name := range names {
+		addrs, err := netmon.Addresses(name)
+		if err != nil {
+			last = fairlead.Problemf(fairlead.CodeNoInterface, "there is no interface %q on this machine", name)
+			continue
+		}
+		all = append(all, addrs...)
+	}
+	if len(all) == 0 && last != nil {
+		return nil, last
+	}
+	return all, nil
+}
+
+func holders(network string, at netip.AddrPort) []string {
+	found, err := holder.Find(network, at)
+	if err != nil {
+		return nil
+	}
+	return describe(found)
+}
+
+func pathHolders(path string) []string {
+	found, err := holder.FindPath(path)
+	if err != nil {
+		return nil
+	}
+	return describe(found)
+}
+
+func describe(found []holder.Holder) []string {
+	var list []string
+	for _, h := range found {
+		if s := h.String(); !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func listens(network string, at netip.AddrPort) (yes, known bool) {
+	yes, err := holder.Listening(network, at)
+	return yes, err == nil
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"fairlead"
+	"fairlead/internal/config"
+	"fairlead/internal/control"
+	"fairlead/internal/talk"
+)
+
+// oneShot carries one sentence until Ctrl-C. Nothing of it outlives the
+// process.
+func (p *program) oneShot(flags *sentenceFlags, words []string) error {
+	f, problems := config.ParseArgs(words)
+	if len(problems) > 0 {
+		code := exitUsage
+		for _, problem := range problems {
+			if problem.Code == fairlead.CodeLoop {
+				code = exitFailed
+			}
+		}
+		return exitProblems(code, problems)
+	}
+	f.Owner = fairlead.Owner{Kind: fairlead.OwnerCommand}
+	f.Name = givenName(flags.name, f, func(string) bool { return false })
+
+	interrupted := make(chan os.Signal, 4)
+	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(interrupted)
+
+	run := &oneShotRun{p: p}
+	h := newHouse(run.watch, nil)
+	h.settings.Store(&settings{wan: p.wan, lan: p.lan})
+	ended := false
+	defer func() {
+		if !ended {
+			now, cancel := context.WithCancel(context.Background())
+			cancel()
+			h.close(now)
+		}
+	}()
+
+	statuses, err := h.engine.Replace(p.ctx, f.Owner, []*fairlead.Forward{f})
+	if err != nil {
+		return err
+	}
+	st := statuses[0]
+	if st.Problem != nil && (len(st.Bound) == 0 || flags.strict) {
+		problem := *st.Problem
+		problem.Warning = false
+		return exit(codeOf(&problem), &problem)
+	}
+	if st.Problem != nil {
+		problem := *st.Problem
+		problem.Warning = true
+		p.tellProblem(&problem)
+	}
+	p.announce(f, st)
+	run.announced.Store(true)
+
+	var over <-chan time.Time
+	if f.Policy.For > 0 {
+		over = time.After(f.Policy.For)
+	}
+	code := exitOK
+	select {
+	case s := <-interrupted:
+		if s == syscall.SIGINT {
+			code = exitInterrupted
+		}
+	case <-over:
+		p.talk.Say("the time is over (for %s)", talk.Duration(f.Policy.For))
+	case <-p.ctx.Done():
+	}
+	ended = true
+	p.endHouse(h, interrupted)
+	if code != exitOK {
+		return exit(code)
+	}
+	return nil
+}
+
+// endHouse closes h: live connections get a while, a second signal none.
+func (p *program) endHouse(h *house, interrupted <-chan os.Signal) {
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if n := len(h.engine.Conns()); n > 0 {
+		p.talk.Say("%s still open: waiting up to %s, Ctrl-C ends now", talk.Count(n, "connection"), talk.Duration(drainTime))
+	}
+	done := make(chan int, 1)
+	go func() { done <- h.close(drain) }()
+	for {
+		select {
+		case <-interrupted:
+			cancel()
+		case n := <-done:
+			if n > 0 {
+				p.talk.Say("%s cut", talk.Count(n, "connection"))
+			}
+			return
+		}
+	}
+}
+
+// announce says in one line what is reachable by whom.
+func (p *program) announce(f *fairlead.Forward, st fairlead.Status) {
+	if p.json {
+		p.talk.JSONLine(struct {
+			Schema  string          `json:"schema"`
+			Forward control.Forward `json:"forward"`
+		}{"fairlead/forward/1", control.ForwardOf(st)})
+		return
+	}
+	var to []string
+	for i := range f.To {
+		to = append(to, withPort(f, &f.To[i]))
+	}
+	p.talk.Say("forwarding %s to %s: %s. Ctrl-C ends it", strings.Join(shortBound(st.Bound), ", "), strings.Join(to, ", "), talk.ReachOf(f))
+}
+
+// withPort is the target with the port that is dialed, where it is one.
+func withPort(f *fairlead.Forward, t *fairlead.Target) string {
+	if t.Unix != "" || len(t.Ports) > 0 {
+		return t.Dest()
+	}
+	full := *t
+	full.Ports = f.At.Ports
+	return full.Dest()
+}
+
+// shortBound keeps a long range of ports to its ends.
+func shortBound(bound []string) []string {
+	if len(bound) <= 6 {
+		return bound
+	}
+	return append(append([]string{}, bound[:2]...), "… ("+talk.Count(len(bound), "socket")+")", bound[len(bound)-1])
+}
+
+// tellProblem prints a problem that does not end the run.
+func (p *program) tellProblem(problem *fairlead.Problem) {
+	if p.json {
+		p.talk.JSONLine(errorDocument([]*fairlead.Problem{problem}))
+		return
+	}
+	p.talk.Problem(problem)
+}
+
+// A oneShotRun tells what happens while the forward runs.
+type oneShotRun struct {
+	p         *program
+	announced atomic.Bool
+	broken    atomic.Bool
+}
+
+func (r *oneShotRun) watch(e fairlead.Event) {
+	switch {
+	case e.Kind == fairlead.EventState && e.Problem != nil && e.Problem.Warning:
+		r.broken.Store(true)
+		r.p.tellProblem(e.Problem)
+	case e.Kind == fairlead.EventState && e.Problem == nil && e.Text != "":
+		if r.broken.Swap(false) || r.p.verbose {
+			r.p.talk.Say("%s", e.Text)
+		}
+	case e.Kind == fairlead.EventTrouble:
+		r.p.tellProblem(e.Problem)
+	case e.Kind == fairlead.EventClose && e.Conn != nil:
+		r.p.talk.Detail("%s", connLine(e))
+	}
+}
+
+// connLine is a connection's end in words.
+func connLine(e fairlead.Event) string {
+	c := e.Conn
+	line := c.Client
+	if c.Target != "" {
+		line += " to " + c.Target
+	}
+	if c.ID == "" {
+		if e.Problem != nil {
+			return line + " turned away (" + string(e.Reason) + "): " + e.Problem.What
+		}
+		return line + " turned away (" + string(e.Reason) + ")"
+	}
+	return line + " ended (" + string(e.Reason) + ") after " + talk.Duration(e.Time.Sub(c.Began)) +
+		", " + talk.Bytes(c.In) + " in, " + talk.Bytes(c.Out) + " out"
+}

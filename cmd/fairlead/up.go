@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fairlead"
+	"fairlead/internal/config"
+	"fairlead/internal/control"
+	"fairlead/internal/sys/service"
+	"fairlead/internal/talk"
+)
+
+func (p *program) upCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "up",
+		Short:   "run the service: carry the file's forwards for good",
+		GroupID: groupProgram,
+		Args:    cobra.NoArgs,
+		Long: `Run the service: carry the forwards of the configuration file until it is told
+to end. SIGHUP and "fairlead reload" read the file again; a file with errors
+changes nothing. SIGTERM and Ctrl-C stop listening, give live connections ten
+seconds, and end; a second one ends at once.
+
+systemd is told of readiness, reloads and life signs (Type=notify-reload,
+WatchdogSec=), and sockets that it opened are used by the forwards that name
+their address. FAIRLEAD_LOG=json makes the log JSON.`,
+		RunE: func(cmd *cobra.Command, args []string) error { return p.up() },
+	}
+	c.Flags().StringSliceVar(&p.wan, "wan", nil, "interfaces that lead outside, instead of the file's")
+	c.Flags().StringSliceVar(&p.lan, "lan", nil, "interfaces that lead inside, instead of the file's")
+	return c
+}
+
+// A daemon is the running service.
+type daemon struct {
+	p       *program
+	house   *house
+	journal *journal
+	feed    control.Feed
+	server  *control.Server
+	path    string
+	started time.Time
+
+	loading sync.Mutex // one reload at a time
+
+	mu          sync.Mutex // guards the rest
+	file        *config.File
+	inForce     time.Time
+	fileProblem *fairlead.Problem // why the file as it is now is not in force
+	fileSince   time.Time
+}
+
+func (p *program) up() error {
+	path := p.config
+	if path == "" {
+		path = p.getenv("FAIRLEAD_CONFIG")
+	}
+	if path == "" {
+		path = p.usualConfig()
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	file, problems := load(path)
+	if err := onlyWarnings(problems); err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	signal.Ignore(syscall.SIGPIPE) // a log that nobody reads ends no service
+
+	socket := p.socketPath()
+	ln, err := control.Listen(socket, serviceGroup)
+	if err != nil {
+		return err
+	}
+	d := &daemon{p: p, path: path, started: time.Now()}
+	d.journal = newJournal(p.stderr, p.getenv, p.verbose)
+	defer d.journal.close()
+	d.server = control.New(control.Config{Backend: d, Feed: &d.feed, Log: d.journal.log})
+	d.house = newHouse(func(e fairlead.Event) {
+		d.journal.watch(e)
+		d.feed.Tell(e)
+	}, service.PassedSockets())
+
+	for _, problem := range problems {
+		d.journal.log.Warn(problem.What, "code", problem.Code)
+	}
+	d.take(file)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		d.server.Serve(ln)
+	}()
+	d.journal.log.Info("fairlead "+version()+" is up", "file", path, "forwards", len(file.Forwards), "socket", socket)
+	service.Ready(d.summary())
+	d.loop(signals)
+
+	service.Stopping()
+	d.stop(signals)
+	<-served
+	return nil
+}
+
+// serviceGroup may use the control socket, where it exists.
+const serviceGroup = "fairlead"
+
+// loop serves signals and the service manager until it is time to end.
+func (d *daemon) loop(signals <-chan os.Signal) {
+	var alive <-chan time.Time
+	if interval, ok := service.Watchdog(); ok {
+		t := time.NewTicker(interval)
+		defer t.Stop()
+		alive = t.C
+	}
+	say := time.NewTicker(5 * time.Second)
+	defer say.Stop()
+	last := d.summary()
+	for {
+		select {
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				d.journal.log.Info("ending", "signal", s.String())
+				return
+			}
+			if _, err := d.Reload(context.Background(), control.Actor{}, false); err != nil {
+				d.journal.log.Error("the reload changed nothing", "error", err)
+			}
+		case <-alive:
+			// Only a table that still answers is a sign of life.
+			d.house.engine.Status()
+			service.Alive()
+		case <-say.C:
+			if now := d.summary(); now != last {
+				service.Status(now)
+				last = now
+			}
+		}
+	}
+}
+
+// stop ends listeners at once, connections after the drain.
+func (d *daemon) stop(signals <-chan os.Signal) {
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				if s != syscall.SIGHUP {
+					cancel()
+				}
+			case <-drain.Done():
+				return
+			}
+		}
+	}()
+	if left := d.house.close(drain); left > 0 {
+		d.journal.log.Warn("connections were cut", "count", left)
+	}
+	now, stop := context.WithTimeout(context.Background(), time.Second)
+	defer stop()
+	d.server.Shutdown(now)
+	d.journal.log.Info("down")
+}
+
+func (d *daemon) summary() string {
+	var states []fairlead.State
+	for _, s := range d.house.engine.Status() {
+		states = append(states, s.State)
+	}
+	return talk.Summary(states)
+}
+
+// take makes file what the service carries.
+func (d *daemon) take(file *config.File) []fairlead.Status {
+	s := &settings{wan: file.WAN, lan: file.LAN, places: file.Places}
+	if len(d.p.wan) > 0 {
+		s.wan = d.p.wan
+	}
+	if len(d.p.lan) > 0 {
+		s.lan = d.p.lan
+	}
+	d.house.settings.Store(s)
+	statuses, err := d.house.engine.Replace(context.Background(), fairlead.Owner{Kind: fairlead.OwnerFile}, file.Forwards)
+	if err != nil {
+		d.journal.log.Error("the forwards could not be taken", "error", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.file, d.inForce = file, time.Now()
+	d.fileProblem, d.fileSince = nil, time.Time{}
+	return statuses
+}
+
+// Reload reads the file again. One with errors changes nothing.
+func (d *daemon) Reload(ctx context.Context, by control.Actor, dry bool) (control.Plan, error) {
+	d.loading.Lock()
+	defer d.loading.Unlock()
+	if !dry {
+		service.Reloading()
+		defer func() { service.Ready(d.summary()) }()
+	}
+	plan := control.Plan{File: d.path}
+	file, problems := load(d.path)
+	if err := onlyWarnings(problems); err != nil {
+		refusal := refuse(d.path, problems)
+		if !dry {
+			d.mu.Lock()
+			d.fileProblem = refusal.Problem
+			if d.fileSince.IsZero() {
+				d.fileSince = time.Now()
+			}
+			d.mu.Unlock()
+			d.journal.watch(fairlead.Event{Time: time.Now(), Kind: fairlead.EventReload, Problem: refusal.Problem, Text: "the file is broken and changed nothing"})
+		}
+		return plan, refusal
+	}
+	plan.Warnings = problems
+	d.mu.Lock()
+	old := d.file
+	d.mu.Unlock()
+	touched := 0
+	for _, c := range config.Diff(old.Forwards, file.Forwards) {
+		touched++
+		switch c.Op {
+		case '+':
+			plan.Added = append(plan.Added, c.Name)
+		case '~':
+			plan.Changed = append(plan.Changed, c.Name)
+		case '-':
+			plan.Removed = append(plan.Removed, c.Name)
+			touched--
+		}
+	}
+	plan.Unchanged = len(file.Forwards) - touched
+	if dry {
+		return plan, nil
+	}
+	d.take(file)
+	e := fairlead.Event{Time: time.Now(), Kind: fairlead.EventReload, Text: "the file was read again"}
+	d.journal.log.Info(e.Text, "by", by.String(), "added", len(plan.Added), "changed", len(plan.Changed), "removed", len(plan.Removed))
+	d.feed.Tell(e)
+	return plan, nil
+}
+
+// refuse is why a file with those problems is not taken.
+func refuse(path string, problems []*fairlead.Problem) *control.Refusal {
+	n := 0
+	for _, problem := range problems {
+		if !problem.Warning {
+			n++
+		}
+	}
+	return &control.Refusal{
+		Problem: fairlead.Problemf(fairlead.CodeReloadFailed, "%s has %s and changed nothing", path, talk.Count(n, "error")).
+			Fix("see all of them", "fairlead validate -c "+path),
+		Causes: problems,
+	}
+}
+
+// Service says who runs.
+func (d *daemon) Service() control.Service {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return control.Service{
+		Version: version(), PID: os.Getpid(), Started: d.started, File: d.path,
+		FileError: d.fileProblem, FileErrorSince: d.fileSince,
+	}
+}
+
+// Status is how all forwards stand.
+func (d *daemon) Status() []fairlead.Status { return d.house.engine.Status() }
+
+// Conns are the live connections.
+func (d *daemon) Conns() []fairlead.Conn { return d.house.engine.Conns() }
+
+// Kill ends connections.
+func (d *daemon) Kill(ctx context.Context, by control.Actor, m fairlead.Match) (int, error) {
+	n := d.house.engine.Kill(m)
+	if n == 0 && m.Forward != "" {
+		known := false
+		for _, s := range d.Status() {
+			known = known || s.Forward.Name == m.Forward
+		}
+		if !known {
+			return 0, noSuchForward(m.Forward)
+		}
+	}
+	d.journal.log.Info("connections were killed", "by", by.String(), "count", n, "id", m.ID, "forward", m.Forward, "client", m.Client)
+	return n, nil
+}
+
+func noSuchForward(name string) *fairlead.Problem {
+	return fairlead.Problemf(fairlead.CodeNoSuchForward, "there is no forward %q", name).Fix("list them", "fairlead status")
+}
