@@ -370,6 +370,18 @@ func TestEventsReachEveryReader(t *testing.T) {
 	waitFor(t, feed, 0)
 }
 
+func TestEventKeepsTheConnectionAsItWas(t *testing.T) {
+	feed := &Feed{}
+	r := feed.subscribe()
+	defer feed.leave(r)
+	conn := fairlead.Conn{ID: "1a", In: 1}
+	feed.Tell(fairlead.Event{Kind: fairlead.EventOpen, Conn: &conn})
+	conn.In = 1000 // the carrier goes on to count
+	if e := <-r.events; e.Conn.In != 1 {
+		t.Errorf("the event says %d bytes", e.Conn.In)
+	}
+}
+
 func TestShutdownEndsEventStreams(t *testing.T) {
 	feed := &Feed{}
 	path := filepath.Join(t.TempDir(), "control.sock")
