@@ -10,7 +10,7 @@ import (
 	"fairlead"
 )
 
-// noWord is where a value that must be a word of this form is something else.
+// badValue notes a value that is not what the modifier wants.
 func (p *parser) badValue(t token, what string, form string) mark {
 	return p.bad(fairlead.CodeBadValue, t, "%s is not %s", shown(t.text), what).hint("%s", form)
 }
@@ -162,9 +162,7 @@ func (at prefixes) parse(p *parser, m *Modifier, word token, f *fairlead.Forward
 		if !ok {
 			return false
 		}
-		if list := at(f); !slices.Contains(*list, x) {
-			*list = append(*list, x)
-		}
+		*at(f) = append(*at(f), x)
 		if !p.comma() {
 			return true
 		}
@@ -213,9 +211,7 @@ func (fromField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) 
 		p.bad(fairlead.CodeSyntax, word, "\"from\" stands behind its target").hint("to TARGET from %s", t.text)
 		return false
 	}
-	if !slices.Contains(*list, x) {
-		*list = append(*list, x)
-	}
+	*list = append(*list, x)
 	if next, ok := p.peek(); ok && next.kind == tokenComma && p.i+1 < len(p.toks) {
 		if t := p.toks[p.i+1]; t.kind == tokenWord {
 			if _, err := netip.ParsePrefix(t.text); err == nil {
@@ -252,9 +248,7 @@ func (sniField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) b
 		p.badValue(t, "a name that a client can ask for", "www.example.net, or *.example.net")
 		return false
 	}
-	if list := &f.To[n-1].SNI; !slices.Contains(*list, name) {
-		*list = append(*list, name)
-	}
+	f.To[n-1].SNI = append(f.To[n-1].SNI, name)
 	return true
 }
 

@@ -137,8 +137,9 @@ type loader struct {
 	places   map[string]fairlead.Pos
 	vias     []use // of places, by places and remote forwards
 	defaults uint64
-	followed bool     // includes are read
-	stack    []string // the files being read, outermost first
+	followed bool           // includes are read
+	words    map[int32]bool // where modifiers begin; nil: nobody asks
+	stack    []string       // the files being read, outermost first
 	bytes    int
 }
 
@@ -223,6 +224,13 @@ func (l *loader) lines(src *source) {
 			l.list.add(fairlead.CodeBlock, src, *t, "this brace closes nothing")
 		default:
 			afterForward = l.statement(src, r.toks, r.line)
+			if l.words != nil {
+				for _, t := range r.toks {
+					if t.modifier {
+						l.words[t.off] = true
+					}
+				}
+			}
 			continue
 		}
 		afterForward = false
@@ -468,8 +476,7 @@ func columnOf(src *source, off int) int {
 }
 
 func (l *loader) pos(src *source, off int32) fairlead.Pos {
-	begin := strings.LastIndexByte(src.text[:off], '\n') + 1
-	return fairlead.Pos{File: src.name, Line: 1 + strings.Count(src.text[:begin], "\n"), Col: int(off) - begin + 1}
+	return fairlead.Pos{File: src.name, Line: src.line(off), Col: columnOf(src, int(off))}
 }
 
 // words reads a list of words with commas between, up to a word that is none
@@ -517,15 +524,17 @@ func (l *loader) interfaces(p *parser, to *[]string) {
 	if !ok {
 		return
 	}
-	for i, name := range list {
+	seen := map[string]bool{}
+	for _, name := range list {
 		if !p.placeWord(name) || name == "wan" || name == "lan" {
 			p.bad(fairlead.CodeBadValue, p.toks[1], "%s is not the name of an interface", shown(name))
 			return
 		}
-		if slices.Contains(list[:i], name) {
+		if seen[name] {
 			p.bad(fairlead.CodeTwice, word, "%s is said twice", shown(name))
 			return
 		}
+		seen[name] = true
 	}
 	if p.nothingElse() {
 		*to = list

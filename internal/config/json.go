@@ -1,7 +1,797 @@
 package config
 
-import "fairlead"
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strconv"
 
+	"fairlead"
+)
+
+// SchemaName is the name inside a JSON document that says what it is.
+const SchemaName = "fairlead/config/1"
+
+// FromJSON reads a configuration as JSON, the form of [Schema]. Its values are
+// read by the same rules as a sentence; unknown fields and fields said twice
+// are problems. Includes are not followed; [Parse] and [Load] do, and take
+// JSON as well.
+func FromJSON(text []byte) (*File, []*fairlead.Problem) {
+	l := newLoader("")
+	if len(text) > maxFile {
+		l.list.addProblem(fairlead.Problemf(fairlead.CodeTooLarge, "the JSON has %d bytes; at most 16 MiB are read", len(text)))
+		return l.file, l.list.all()
+	}
+	l.json(&source{text: string(text)})
+	l.finish()
+	l.sortProblems()
+	return l.file, l.list.all()
+}
+
+// documentFields are the names at the top of a document.
+var documentFields = []string{"schema", "version", "wan", "lan", "places", "registry", "defaults", "include", "forwards"}
+
+// json reads a JSON source.
 func (l *loader) json(src *source) {
-	l.list.addProblem(fairlead.Problemf(fairlead.CodeJSON, "%s: this version does not read JSON", src.called()))
+	j := jsonParser{src: src, list: &l.list}
+	doc := j.document()
+	if doc == nil {
+		return
+	}
+	d := decoder{l: l, src: src}
+	if doc.kind != '{' {
+		d.bad(doc, "the JSON is not an object")
+		return
+	}
+	d.unknown(doc, documentFields)
+	if n := doc.member("schema"); n != nil && n.text != SchemaName {
+		d.bad(n, "the schema is %s, and this program reads %s", shown(n.text), SchemaName)
+		return
+	}
+	for _, m := range doc.members {
+		switch m.name {
+		case "version":
+			l.directive(src, m.key.word("version"), d.values(m.value)...)
+		case "wan":
+			d.interfaces(m, &l.file.WAN)
+		case "lan":
+			d.interfaces(m, &l.file.LAN)
+		case "places":
+			for _, n := range d.list(m.value) {
+				d.place(n)
+			}
+		case "registry":
+			if d.object(m.value, []string{"type", "to"}) {
+				words := append(d.values(m.value.member("type")), commas(d.values(m.value.member("to")))...)
+				l.directive(src, m.key.word("registry"), words...)
+			}
+		case "include":
+			for _, t := range d.values(m.value) {
+				l.directive(src, m.key.word("include"), t)
+			}
+		case "defaults":
+			d.defaults(m)
+		case "forwards":
+			for _, n := range d.list(m.value) {
+				d.forward(n)
+			}
+		}
+	}
+}
+
+// A decoder turns nodes into tokens, so that one parser knows the grammar.
+type decoder struct {
+	l   *loader
+	src *source
+}
+
+func (d *decoder) bad(n *node, format string, args ...any) mark {
+	return d.l.list.add(fairlead.CodeJSON, d.src, n.token(), format, args...)
+}
+
+// unknown notes the fields of an object that are none of names.
+func (d *decoder) unknown(n *node, names []string) bool {
+	ok := true
+	for _, m := range n.members {
+		if slices.Contains(names, m.name) {
+			continue
+		}
+		ok = false
+		if d.l.list.full() {
+			d.l.list.more++
+			continue
+		}
+		d.bad(m.key, "unknown field %s", visible(m.value.path)).meant(m.name, names)
+	}
+	return ok
+}
+
+// object reports whether a node is an object with only these fields.
+func (d *decoder) object(n *node, names []string) bool {
+	if n.kind != '{' {
+		d.bad(n, "%s is not an object", visible(n.path))
+		return false
+	}
+	return d.unknown(n, names)
+}
+
+// list is the items of an array.
+func (d *decoder) list(n *node) []*node {
+	if n.kind != '[' {
+		d.bad(n, "%s is not a list", visible(n.path))
+		return nil
+	}
+	return n.items
+}
+
+// value is a string or a number as a word.
+func (d *decoder) value(n *node) (token, bool) {
+	if n.kind != '"' && n.kind != '0' {
+		d.bad(n, "%s is not a string", visible(n.path))
+		return token{}, false
+	}
+	return n.token(), true
+}
+
+// values are the words of a list, or of a single one.
+func (d *decoder) values(n *node) (toks []token) {
+	if n == nil {
+		return nil
+	}
+	items := []*node{n}
+	if n.kind == '[' {
+		items = n.items
+	}
+	for _, item := range items {
+		if t, ok := d.value(item); ok {
+			toks = append(toks, t)
+		}
+	}
+	return toks
+}
+
+// commas puts commas between words.
+func commas(words []token) (toks []token) {
+	for i, t := range words {
+		if i > 0 {
+			toks = append(toks, token{text: ",", kind: tokenComma, off: t.off, end: t.off})
+		}
+		toks = append(toks, t)
+	}
+	return toks
+}
+
+// directive reads a directive that was put together from nodes.
+func (l *loader) directive(src *source, word token, words ...token) {
+	l.statement(src, append([]token{word}, words...), src.line(word.off))
+}
+
+func (d *decoder) interfaces(m member, to *[]string) {
+	words := d.values(m.value)
+	if len(words) > 0 {
+		d.l.directive(d.src, m.key.word(m.name), commas(words)...)
+	}
+}
+
+func (d *decoder) place(n *node) {
+	names := []string{"name", "type", "to"}
+	if kind := n.member("type"); kind != nil {
+		for i := range placeTypes {
+			if placeTypes[i].Type == kind.text {
+				for _, o := range placeTypes[i].Options {
+					names = append(names, o.Word)
+				}
+			}
+		}
+	}
+	if !d.object(n, names) || !d.has(n, "name") || !d.has(n, "type") {
+		return
+	}
+	toks := append(d.values(n.member("name")), d.values(n.member("type"))...)
+	toks = append(toks, commas(d.values(n.member("to")))...)
+	for _, m := range n.members {
+		if m.name == "name" || m.name == "type" || m.name == "to" {
+			continue
+		}
+		if t, ok := d.value(m.value); ok {
+			toks = append(toks, m.key.word(m.name), t)
+		}
+	}
+	word := n.word("place")
+	word.end = word.off + 1
+	d.l.directive(d.src, word, toks...)
+}
+
+// has notes a field that is missing.
+func (d *decoder) has(n *node, name string) bool {
+	if n.member(name) != nil {
+		return true
+	}
+	at := *n
+	at.end = at.off + 1
+	d.bad(&at, "%s has no field %q", visible(n.path), name)
+	return false
+}
+
+func (d *decoder) defaults(m member) {
+	names := []string{}
+	for i := range modifiers {
+		if !modifiers[i].noDefault {
+			names = append(names, modifiers[i].Word)
+		}
+	}
+	if !d.object(m.value, names) {
+		return
+	}
+	open, end := m.value.word("{"), m.value.word("}")
+	open.kind, end.kind = tokenOpen, tokenClose
+	toks := append([]token{open}, d.modifiers(m.value)...)
+	d.l.directive(d.src, m.key.word("defaults"), append(toks, end)...)
+}
+
+// forwardFields are the names in a forward.
+var forwardFields = func() []string {
+	names := []string{"name", "expr", "kind", "listen", "to", "users"}
+	for i := range modifiers {
+		switch modifiers[i].Word {
+		case "sni", "user", "agent", "may":
+		default:
+			names = append(names, modifiers[i].Word)
+		}
+	}
+	return names
+}()
+
+func (d *decoder) forward(n *node) {
+	if !d.object(n, forwardFields) || !d.has(n, "name") {
+		return
+	}
+	name, ok := d.value(n.member("name"))
+	if !ok {
+		return
+	}
+	label := name
+	label.text, label.quoted = name.text+":", false
+	toks := []token{label}
+	if expr := n.member("expr"); expr != nil {
+		for _, m := range n.members {
+			if m.name != "name" && m.name != "expr" {
+				d.bad(m.key, "%s stands beside an expr, which says everything", visible(m.value.path))
+				return
+			}
+		}
+		words, ok := d.expr(expr)
+		if !ok {
+			return
+		}
+		toks = append(toks, words...)
+	} else {
+		if !d.has(n, "kind") {
+			return
+		}
+		kind, ok := d.value(n.member("kind"))
+		if !ok {
+			return
+		}
+		kind.quoted = false
+		toks = append(toks, kind)
+		if m := n.member("listen"); m != nil {
+			t, ok := d.value(m)
+			if !ok {
+				return
+			}
+			toks = append(toks, t)
+		}
+		if m := n.member("to"); m != nil {
+			words, ok := d.targets(m)
+			if !ok {
+				return
+			}
+			if f := n.member("from"); f != nil {
+				d.bad(f, "%s belongs into the target", visible(f.path)).hint(`"to": [{"dest": ..., "from": [...]}]`)
+				return
+			}
+			toks = append(append(toks, m.word("to")), words...)
+		}
+		before := d.l.list.total()
+		toks = append(toks, d.modifiers(n)...)
+		if m := n.member("users"); m != nil {
+			for _, u := range d.list(m) {
+				toks = append(toks, d.user(u)...)
+			}
+		}
+		if d.l.list.total() > before {
+			return
+		}
+	}
+	d.l.p = parser{src: d.src, list: &d.l.list, toks: toks}
+	d.l.forward(&d.l.p, d.src.line(name.off))
+}
+
+// expr takes a whole sentence apart.
+func (d *decoder) expr(n *node) ([]token, bool) {
+	if n.kind != '"' {
+		d.bad(n, "%s is not a string", visible(n.path))
+		return nil, false
+	}
+	t := n.token()
+	if t.plain() {
+		toks, _, ok := d.l.list.lexLine(d.src, nil, int(t.off), int(t.end))
+		notFirst(toks)
+		return toks, ok
+	}
+	// The text has escapes: its words cannot be pointed at one by one.
+	toks, _, ok := d.l.list.lexLine(&source{name: d.src.name, text: n.text}, nil, 0, len(n.text))
+	for i := range toks {
+		toks[i].off, toks[i].end = n.off, n.end
+	}
+	notFirst(toks)
+	return toks, ok
+}
+
+// notFirst takes from a sentence within a line that it begins one.
+func notFirst(toks []token) {
+	if len(toks) > 0 {
+		toks[0].first = false
+	}
+}
+
+// targets are what stands behind "to".
+func (d *decoder) targets(n *node) (toks []token, ok bool) {
+	items := []*node{n}
+	if n.kind == '[' {
+		items = n.items
+	}
+	for i, item := range items {
+		if i > 0 {
+			toks = append(toks, token{text: ",", kind: tokenComma, off: item.off, end: item.off})
+		}
+		if item.kind != '{' {
+			t, ok := d.value(item)
+			if !ok {
+				return nil, false
+			}
+			toks = append(toks, t)
+			continue
+		}
+		if !d.object(item, []string{"dest", "from", "sni"}) || !d.has(item, "dest") {
+			return nil, false
+		}
+		t, ok := d.value(item.member("dest"))
+		if !ok {
+			return nil, false
+		}
+		toks = append(toks, t)
+		for _, word := range [...]string{"from", "sni"} {
+			if m := item.member(word); m != nil {
+				for _, t := range d.values(m) {
+					toks = append(toks, m.word(word), t)
+				}
+			}
+		}
+	}
+	return toks, true
+}
+
+// modifiers are the words of an object's fields that are modifiers.
+func (d *decoder) modifiers(n *node) (toks []token) {
+	for _, m := range n.members {
+		mod := byWord[m.name]
+		if mod == nil {
+			continue
+		}
+		toks = append(toks, d.modifier(mod, m)...)
+	}
+	return toks
+}
+
+func (d *decoder) modifier(mod *Modifier, m member) (toks []token) {
+	word, n := m.key.word(mod.Word), m.value
+	switch mod.field.(type) {
+	case flag:
+		switch n.kind {
+		case 't':
+			return []token{word}
+		case 'f':
+			return nil
+		}
+		d.bad(n, "%s is neither true nor false", visible(n.path))
+		return nil
+	case prefixes, fromField:
+		for _, t := range d.values(n) {
+			toks = append(toks, word, t)
+		}
+		return toks
+	case opensField, sourceField:
+		return append([]token{word}, commas(d.values(n))...)
+	case pacField:
+		switch {
+		case n.kind == 't':
+			return []token{word}
+		case n.kind == 'f':
+			return nil
+		case n.kind == '"' && n.text == "kill-switch":
+			return []token{word, n.word(n.text)}
+		}
+		d.bad(n, `%s is none of true, false, "kill-switch"`, visible(n.path))
+		return nil
+	case checkField:
+		if n.kind != '{' {
+			break
+		}
+		if !d.object(n, []string{"how", "every"}) || !d.has(n, "how") {
+			return nil
+		}
+		how, ok := d.value(n.member("how"))
+		if !ok {
+			return nil
+		}
+		toks = []token{word, how}
+		if every := n.member("every"); every != nil {
+			if t, ok := d.value(every); ok {
+				toks = append(toks, every.word("every"), t)
+			}
+		}
+		return toks
+	}
+	t, ok := d.value(n)
+	if !ok {
+		return nil
+	}
+	if c, ok := mod.field.(count); ok && n.kind == '0' {
+		t.text += c.unit
+	}
+	return []token{word, t}
+}
+
+// user is one user with its grants.
+func (d *decoder) user(n *node) (toks []token) {
+	if !d.object(n, []string{"user", "agent", "password", "keys", "key", "may"}) {
+		return nil
+	}
+	for _, word := range [...]string{"user", "agent", "password", "keys", "key"} {
+		if m := n.member(word); m != nil {
+			if t, ok := d.value(m); ok {
+				toks = append(toks, m.word(word), t)
+			}
+		}
+	}
+	if n.member("user") == nil && n.member("agent") == nil {
+		d.has(n, "user")
+		return nil
+	}
+	may := n.member("may")
+	if may == nil {
+		return toks
+	}
+	for _, g := range d.list(may) {
+		if !d.object(g, []string{"listen", "dial"}) {
+			return nil
+		}
+		for _, m := range g.members {
+			for _, t := range d.values(m.value) {
+				toks = append(toks, m.key.word("may"), m.key.word(m.name), t)
+			}
+		}
+	}
+	return toks
+}
+
+// ToJSON writes a configuration as JSON, without loss: [FromJSON] makes an
+// equal one of it. What was included is part of it. Comments stay behind.
+func ToJSON(file *File) ([]byte, error) {
+	w := jsonWriter{}
+	w.open('{')
+	w.field("schema", SchemaName)
+	if file.Version != 0 {
+		w.key("version")
+		w.raw(itoa(file.Version))
+	}
+	w.strings("wan", file.WAN)
+	w.strings("lan", file.LAN)
+	w.strings("include", file.Include)
+	if len(file.Places) > 0 {
+		w.key("places")
+		w.open('[')
+		for i := range file.Places {
+			p := &file.Places[i]
+			w.item()
+			w.open('{')
+			w.field("name", p.Name)
+			w.field("type", p.Type)
+			w.strings("to", p.To)
+			for _, o := range p.Options {
+				w.field(o.Word, o.Value)
+			}
+			w.close('}')
+		}
+		w.close(']')
+	}
+	if file.Registry.Type != "" {
+		w.key("registry")
+		w.open('{')
+		w.field("type", file.Registry.Type)
+		w.strings("to", file.Registry.To)
+		w.close('}')
+	}
+	if len(said(&file.Defaults)) > 0 {
+		w.key("defaults")
+		w.open('{')
+		w.modifiers(&file.Defaults)
+		w.close('}')
+	}
+	w.key("forwards")
+	w.open('[')
+	for _, f := range file.Forwards {
+		w.item()
+		w.forward(file.written(f))
+	}
+	w.close(']')
+	w.close('}')
+	var out bytes.Buffer
+	if err := json.Indent(&out, w.b, "", "  "); err != nil {
+		return nil, err
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
+}
+
+// ForwardJSON writes one forward as it stands in a document.
+func ForwardJSON(f *fairlead.Forward) []byte {
+	var w jsonWriter
+	w.forward(f)
+	return w.b
+}
+
+// said are the modifiers that a forward says.
+func said(f *fairlead.Forward) (list []*Modifier) {
+	for i := range modifiers {
+		if modifiers[i].field.said(f) {
+			list = append(list, &modifiers[i])
+		}
+	}
+	return list
+}
+
+// A jsonWriter appends JSON, with the fields in the order in which they are
+// written.
+type jsonWriter struct {
+	b []byte
+}
+
+func (w *jsonWriter) open(c byte)  { w.b = append(w.b, c) }
+func (w *jsonWriter) close(c byte) { w.b = append(w.b, c) }
+func (w *jsonWriter) raw(s string) { w.b = append(w.b, s...) }
+
+// item begins another item of a list.
+func (w *jsonWriter) item() {
+	if c := w.b[len(w.b)-1]; c != '[' && c != '{' {
+		w.b = append(w.b, ',')
+	}
+}
+
+func (w *jsonWriter) key(name string) {
+	w.item()
+	w.string(name)
+	w.b = append(w.b, ':')
+}
+
+func (w *jsonWriter) field(name, value string) {
+	w.key(name)
+	w.string(value)
+}
+
+func (w *jsonWriter) string(s string) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	// A string always has a JSON form.
+	_ = e.Encode(s)
+	w.b = append(w.b, bytes.TrimSuffix(b.Bytes(), []byte("\n"))...)
+}
+
+// strings writes a list, if there is anything in it.
+func (w *jsonWriter) strings(name string, list []string) {
+	if len(list) == 0 {
+		return
+	}
+	w.key(name)
+	w.open('[')
+	for _, s := range list {
+		w.item()
+		w.string(s)
+	}
+	w.close(']')
+}
+
+func (w *jsonWriter) forward(f *fairlead.Forward) {
+	w.open('{')
+	w.field("name", f.Name)
+	w.field("kind", string(f.Kind))
+	if k := kindOf(string(f.Kind)); k == nil || k.listen != no {
+		at := f.At
+		if f.Kind == fairlead.KindTrigger {
+			at = fairlead.Spot{Ports: at.Ports, Net: at.Net}
+		}
+		w.field("listen", at.String())
+	}
+	if len(f.To) > 0 {
+		w.key("to")
+		w.open('[')
+		for i := range f.To {
+			t := &f.To[i]
+			w.item()
+			w.open('{')
+			w.field("dest", t.Dest())
+			w.strings("from", prefixTexts(t.From))
+			w.strings("sni", t.SNI)
+			w.close('}')
+		}
+		w.close(']')
+	}
+	w.modifiers(f)
+	w.users(f.Policy.Users)
+	w.close('}')
+}
+
+func prefixTexts[P interface{ String() string }](list []P) (texts []string) {
+	for _, p := range list {
+		texts = append(texts, p.String())
+	}
+	return texts
+}
+
+func (w *jsonWriter) modifiers(f *fairlead.Forward) {
+	for _, m := range said(f) {
+		switch field := m.field.(type) {
+		case flag:
+			w.key(m.Word)
+			w.raw("true")
+		case choice:
+			w.field(m.Word, *field(f))
+		case count:
+			w.key(m.Word)
+			w.raw(itoa(*field.at(f)))
+		case duration:
+			w.field(m.Word, string(appendDuration(nil, *field.at(f))))
+		case prefixes:
+			w.strings(m.Word, prefixTexts(*field(f)))
+		case fromField:
+			w.strings(m.Word, prefixTexts(f.Policy.Allow))
+		case viaField:
+			w.field(m.Word, f.Via)
+		case opensField:
+			w.strings(m.Word, prefixTexts(f.Opens))
+		case onField:
+			if f.Kind == fairlead.KindTrigger || f.Kind == fairlead.KindRouter {
+				w.field(m.Word, f.At.Host())
+			} else {
+				w.field(m.Word, f.At.String())
+			}
+		case versionField:
+			w.field(m.Word, "v"+itoa(f.Policy.ProxyProtocol))
+		case sourceField:
+			w.field(m.Word, f.Policy.Source)
+		case markField:
+			w.key(m.Word)
+			w.raw(strconv.FormatUint(uint64(f.Policy.Mark), 10))
+		case checkField:
+			w.key(m.Word)
+			w.open('{')
+			w.field("how", f.Policy.Check.How)
+			if f.Policy.Check.Every != 0 {
+				w.field("every", string(appendDuration(nil, f.Policy.Check.Every)))
+			}
+			w.close('}')
+		case bandwidthField:
+			w.field(m.Word, string(appendSize(nil, f.Policy.Bandwidth))+"/s")
+		case pacField:
+			if f.Policy.PAC == "kill-switch" {
+				w.field(m.Word, f.Policy.PAC)
+			} else {
+				w.key(m.Word)
+				w.raw("true")
+			}
+		case keyField:
+			w.field(m.Word, f.Policy.KeyFile)
+		}
+	}
+}
+
+func (w *jsonWriter) users(users []fairlead.User) {
+	if len(users) == 0 {
+		return
+	}
+	w.key("users")
+	w.open('[')
+	for _, u := range users {
+		w.item()
+		w.open('{')
+		if u.Agent {
+			w.field("agent", u.Name)
+		} else {
+			w.field("user", u.Name)
+		}
+		w.field(u.Secret, u.Value)
+		if len(u.May) > 0 {
+			w.key("may")
+			w.open('[')
+			for _, g := range u.May {
+				w.item()
+				w.open('{')
+				w.field(g.Verb, g.What)
+				w.close('}')
+			}
+			w.close(']')
+		}
+		w.close('}')
+	}
+	w.close(']')
+}
+
+// ToConf writes a configuration as sentences, laid out. What was included is
+// part of it.
+func ToConf(file *File) []byte {
+	var b []byte
+	line := func(word string, words ...string) {
+		b = append(b, word...)
+		for _, s := range words {
+			b = appendWord(append(b, ' '), s)
+		}
+		b = append(b, '\n')
+	}
+	list := func(b []byte, words []string) []byte {
+		for i, s := range words {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendWord(append(b, ' '), s)
+		}
+		return b
+	}
+	if file.Version != 0 {
+		line("version", itoa(file.Version))
+	}
+	if len(file.WAN) > 0 {
+		b = append(list(append(b, "wan"...), file.WAN), '\n')
+	}
+	if len(file.LAN) > 0 {
+		b = append(list(append(b, "lan"...), file.LAN), '\n')
+	}
+	for i := range file.Places {
+		p := &file.Places[i]
+		b = append(b, "place "+p.Name+" "+p.Type...)
+		b = list(b, p.To)
+		for _, o := range p.Options {
+			b = appendPair(b, o.Word, o.Value)
+		}
+		b = append(b, '\n')
+	}
+	if file.Registry.Type != "" {
+		b = append(list(append(b, "registry "+file.Registry.Type...), file.Registry.To), '\n')
+	}
+	for _, s := range file.Include {
+		line("include", s)
+	}
+	if mods := said(&file.Defaults); len(mods) > 0 {
+		if len(b) > 0 {
+			b = append(b, '\n')
+		}
+		b = append(b, "defaults {\n"...)
+		for _, m := range mods {
+			b = append(m.field.print(b, m.Word, &file.Defaults), '\n')
+		}
+		b = append(b, "}\n"...)
+	}
+	if len(b) > 0 && len(file.Forwards) > 0 {
+		b = append(b, '\n')
+	}
+	for _, f := range file.Forwards {
+		b = append(b, f.Name+": "...)
+		b = append(appendSentence(b, file.written(f)), '\n')
+	}
+	if out, problems := Format(b); len(problems) == 0 {
+		return out
+	}
+	return b
 }

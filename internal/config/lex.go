@@ -20,6 +20,21 @@ const (
 type source struct {
 	name string
 	text string
+
+	// The line of an offset that was asked for, so that asking in the order
+	// of the text costs no more than reading it.
+	seenOff  int32
+	seenLine int
+}
+
+// line is the line, from 1, in which an offset lies.
+func (s *source) line(off int32) int {
+	if off < s.seenOff || s.seenLine == 0 {
+		s.seenOff, s.seenLine = 0, 1
+	}
+	s.seenLine += strings.Count(s.text[s.seenOff:off], "\n")
+	s.seenOff = off
+	return s.seenLine
 }
 
 type tokenKind uint8
@@ -39,6 +54,7 @@ type token struct {
 	kind     tokenKind
 	quoted   bool // never a keyword
 	first    bool // the first of its line
+	modifier bool // the parser took it for the word that begins a modifier
 }
 
 // is reports whether t is this word of the grammar.
@@ -86,7 +102,7 @@ func (l *problems) lexLine(src *source, toks []token, from, to int) (out []token
 			case '}':
 				kind = tokenClose
 			}
-			toks = append(toks, token{text[i : i+1], int32(i), int32(i + 1), kind, false, len(toks) == begin})
+			toks = append(toks, token{text: text[i : i+1], off: int32(i), end: int32(i + 1), kind: kind, first: len(toks) == begin})
 			i++
 		default:
 			t, ok := lexWord(text, i)

@@ -152,22 +152,20 @@ func (l *loader) options(p *parser, help *PlaceHelp, place *Place) bool {
 
 // checkPlaceLoops notes places that are reached over themselves.
 func (l *loader) checkPlaceLoops() {
-	via := map[string]string{}
+	at := make(map[string]*Place, len(l.file.Places))
 	for i := range l.file.Places {
-		p := &l.file.Places[i]
-		via[p.Name] = p.Option("via")
+		at[l.file.Places[i].Name] = &l.file.Places[i]
 	}
+	walk := make(map[string]int, len(at)) // on which walk a place was seen first
 	for i := range l.file.Places {
-		p := &l.file.Places[i]
-		at := via[p.Name]
-		for range l.file.Places {
-			if at == p.Name {
+		for p := &l.file.Places[i]; p != nil; p = at[p.Option("via")] {
+			if n := walk[p.Name]; n == i+1 {
 				l.list.addProblem(fairlead.Problemf(fairlead.CodeLoop, "the place %q is reached over itself (%s)", p.Name, p.Source))
 				break
-			}
-			if at = via[at]; at == "" {
+			} else if n != 0 {
 				break
 			}
+			walk[p.Name] = i + 1
 		}
 	}
 }

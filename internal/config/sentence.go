@@ -18,11 +18,12 @@ type parser struct {
 	said   uint64    // modifiers by index
 	braced bool      // within { }
 	open   token     // the brace, when braced
+	users  map[string]bool
 
 	at, via token // for problems that are found later
 }
 
-// wordEnd ends a sentence that has nothing else to point at.
+// end is behind the last token, for what is missing there.
 func (p *parser) end() token {
 	if len(p.toks) == 0 {
 		return token{off: int32(len(p.src.text)), end: int32(len(p.src.text))}
@@ -189,6 +190,7 @@ func (p *parser) modifier(t token, f *fairlead.Forward) {
 		p.skip()
 		return
 	}
+	p.toks[p.i-1].modifier = len(f.To) == 0 || m.Word != "from" && m.Word != "sni"
 	before := p.list.total()
 	switch bit := uint64(1) << m.index; {
 	case p.kind != nil && m.kinds&p.kind.bit == 0:

@@ -31,11 +31,9 @@ func (u userField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward
 		p.badValue(name, "a user's name", "at most 255 bytes without : and /")
 		return false
 	}
-	for i := range f.Policy.Users {
-		if f.Policy.Users[i].Name == name.text {
-			p.bad(fairlead.CodeTwice, name, "%s %s is said twice", word.text, shown(name.text))
-			return false
-		}
+	if p.users[name.text] {
+		p.bad(fairlead.CodeTwice, name, "%s %s is said twice", word.text, shown(name.text))
+		return false
 	}
 	t, ok := p.value(name, secret+" "+form)
 	if !ok {
@@ -50,6 +48,10 @@ func (u userField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward
 	if !ok || !p.notEmpty(value) {
 		return false
 	}
+	if p.users == nil {
+		p.users = map[string]bool{}
+	}
+	p.users[name.text] = true
 	f.Policy.Users = append(f.Policy.Users, fairlead.User{Agent: u.agent, Name: name.text, Secret: secret, Value: value.text})
 	return true
 }
