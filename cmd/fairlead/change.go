@@ -237,7 +237,7 @@ func (p *program) changeIn(path, name string, dry bool, did string, edit func([]
 		p.showChange(before, after)
 		p.talk.Say("%s %s in %s", did, name, path)
 		if did == "added" {
-			p.talk.Offer("undo:", "fairlead rm "+name)
+			p.talk.Offer("undo", "fairlead rm "+name)
 		}
 	}
 	return p.followUp(path, name, did == "removed")

@@ -105,7 +105,7 @@ func (j *journal) event(e fairlead.Event) {
 		level, text = slog.LevelDebug, "connection"
 	case fairlead.EventClose:
 		text = "connection ended"
-	case fairlead.EventState:
+	case fairlead.EventState, fairlead.EventReload:
 		if e.Problem != nil {
 			level = slog.LevelWarn
 		}

@@ -326,7 +326,11 @@ func (p *program) reload(dry bool) (*control.Reload, error) {
 	r, err := p.service().Reload(ctx, dry)
 	var refusal *control.Refusal
 	if errors.As(err, &refusal) {
-		return r, exitProblems(exitConfig, append(refusal.Causes, refusal.Problem))
+		if p.json {
+			return r, exitProblems(exitConfig, append(refusal.Causes, refusal.Problem))
+		}
+		p.talk.Problems(refusal.Causes, 0)
+		return r, exit(exitConfig, refusal.Problem)
 	}
 	if err != nil {
 		return r, err

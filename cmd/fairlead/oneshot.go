@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -122,7 +123,7 @@ func (p *program) announce(f *fairlead.Forward, st fairlead.Status) {
 	for i := range f.To {
 		to = append(to, withPort(f, &f.To[i]))
 	}
-	p.talk.Say("forwarding %s to %s: %s. Ctrl-C ends it", strings.Join(shortBound(st.Bound), ", "), strings.Join(to, ", "), talk.ReachOf(f))
+	p.talk.Say("forwarding %s to %s, for %s. Ctrl-C ends it", boundText(f, st.Bound), strings.Join(to, ", "), talk.ReachOf(f))
 }
 
 // withPort is the target with the port that is dialed, where it is one.
@@ -135,12 +136,23 @@ func withPort(f *fairlead.Forward, t *fairlead.Target) string {
 	return full.Dest()
 }
 
-// shortBound keeps a long range of ports to its ends.
-func shortBound(bound []string) []string {
-	if len(bound) <= 6 {
-		return bound
+// boundText is where f listens, with the network once: "127.0.0.1:8080,
+// [::1]:8080 (tcp)". A long range of ports is cut.
+func boundText(f *fairlead.Forward, bound []string) string {
+	if f.At.Unix != "" {
+		return strings.Join(bound, ", ")
 	}
-	return append(append([]string{}, bound[:2]...), "… ("+talk.Count(len(bound), "socket")+")", bound[len(bound)-1])
+	var list []string
+	for _, b := range bound {
+		address, _, _ := strings.Cut(b, "/")
+		if !slices.Contains(list, address) {
+			list = append(list, address)
+		}
+	}
+	if n := len(list); n > 6 {
+		list = []string{list[0], list[1], "… " + talk.Count(n-3, "more address"), list[n-1]}
+	}
+	return strings.Join(list, ", ") + " (" + f.At.Net.String() + ")"
 }
 
 // tellProblem prints a problem that does not end the run.
@@ -161,12 +173,14 @@ type oneShotRun struct {
 
 func (r *oneShotRun) watch(e fairlead.Event) {
 	switch {
-	case e.Kind == fairlead.EventState && e.Problem != nil && e.Problem.Warning:
+	case e.Kind == fairlead.EventState && !r.announced.Load():
+		// What is so at the start, the start tells.
+	case e.Kind == fairlead.EventState && e.Problem != nil:
 		r.broken.Store(true)
 		r.p.tellProblem(e.Problem)
-	case e.Kind == fairlead.EventState && e.Problem == nil && e.Text != "":
-		if r.broken.Swap(false) || r.p.verbose {
-			r.p.talk.Say("%s", e.Text)
+	case e.Kind == fairlead.EventState && e.State != "":
+		if r.broken.Swap(false) {
+			r.p.talk.Say("the target answers again")
 		}
 	case e.Kind == fairlead.EventTrouble:
 		r.p.tellProblem(e.Problem)

@@ -136,14 +136,14 @@ func (r *Relay) dial(b *binding, targets []*target) (net.Conn, fairlead.Reason, 
 	for _, t := range targets {
 		c, err := r.dialTarget(ctx, b, t)
 		if err == nil {
-			r.saw(b.rule, t, nil)
+			r.saw(t, nil)
 			return c, "", nil
 		}
 		why := reason(err)
 		if why == fairlead.NoDescriptors {
 			r.trouble(fairlead.CodeNoDescriptors, "out of file descriptors: a target could not be reached")
 		} else if r.ctx.Err() == nil {
-			r.saw(b.rule, t, fairlead.AsProblem(err))
+			r.saw(t, fairlead.AsProblem(err))
 		}
 		last = err
 		if ctx.Err() != nil {

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -84,19 +83,19 @@ func (r *Relay) probe(ru *rule, t *target) {
 	if ru.f.At.Net&fairlead.TCP == 0 {
 		// A datagram proves nothing; a name can be looked up.
 		if err := r.resolves(ctx, ru, t); err != nil && r.ctx.Err() == nil {
-			r.saw(ru, t, fairlead.AsProblem(err))
+			r.saw(t, fairlead.AsProblem(err))
 		} else if t.status().Problem != nil {
-			r.saw(ru, t, nil)
+			r.saw(t, nil)
 		}
 		return
 	}
 	if network == "tcp" {
 		if r.loops(ctx, &binding{ru, 0}, t) {
-			r.saw(ru, t, fairlead.Problemf(fairlead.CodeLoop, "%s leads back to itself: %s is where it listens", ru.f.Name, address))
+			r.saw(t, fairlead.Problemf(fairlead.CodeLoop, "%s leads back to itself: %s is where it listens", ru.f.Name, address))
 			return
 		}
 		if r.listensHere(ctx, ru, t) {
-			r.saw(ru, t, nil)
+			r.saw(t, nil)
 			return
 		}
 	}
@@ -108,10 +107,10 @@ func (r *Relay) probe(ru *rule, t *target) {
 		return
 	}
 	if err != nil {
-		r.saw(ru, t, fairlead.AsProblem(err))
+		r.saw(t, fairlead.AsProblem(err))
 		return
 	}
-	r.saw(ru, t, nil)
+	r.saw(t, nil)
 }
 
 func (r *Relay) resolves(ctx context.Context, ru *rule, t *target) error {
@@ -150,19 +149,12 @@ func (r *Relay) listensHere(ctx context.Context, ru *rule, t *target) bool {
 	return false
 }
 
-// saw notes how a target stands and tells the watch when that is news.
-func (r *Relay) saw(ru *rule, t *target, p *fairlead.Problem) {
+// saw notes how a target stands; whoever asks for a report is told.
+func (r *Relay) saw(t *target, p *fairlead.Problem) {
 	if p != nil {
-		warning := *p // the place may have given it to others as well
-		warning.Warning = true
+		warning := *p          // the place may have given it to others as well
+		warning.Warning = true // the forward stays, and tries again
 		p = &warning
 	}
-	if !t.saw(p) {
-		return
-	}
-	e := fairlead.Event{Kind: fairlead.EventState, Forward: ru.f.Name, State: ru.status().State, Problem: p}
-	if p == nil {
-		e.Text = "target " + strconv.Quote(t.t.Dest()) + " answers"
-	}
-	r.tell(e, nil)
+	t.saw(p)
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,8 @@ type rule struct {
 
 	connect, idle, udpIdle, linger, lifetime, keepalive time.Duration // 0: no limit
 
+	passed atomic.Bool // a connection has reached a target
+
 	mu      sync.Mutex // guards the rest
 	bound   []string
 	problem *fairlead.Problem // of listening
@@ -38,8 +41,7 @@ type rule struct {
 // An account outlives the versions of a forward: its counters go on through a
 // reload.
 type account struct {
-	meter  *fairlead.Meter
-	passed atomic.Bool // a connection has reached a target
+	meter *fairlead.Meter
 
 	counts  sync.Mutex // guards the rest
 	active  int
@@ -75,6 +77,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		ru.account = &account{meter: new(fairlead.Meter), sources: map[netip.Addr]int{}}
 	}
 	ru.place, _ = r.cfg.Place(f.Via) // Fits has seen to it
+	ru.passed.Store(was != nil && was.passed.Load() && slices.EqualFunc(was.f.To, f.To, sameDest))
 	for i := range f.To {
 		t := &target{t: &f.To[i]}
 		if was != nil {
@@ -84,6 +87,8 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 	}
 	return ru
 }
+
+func sameDest(a, b fairlead.Target) bool { return a.Dest() == b.Dest() }
 
 // orDefault is d with what an unsaid and an "off" value mean.
 func orDefault(d, unsaid time.Duration) time.Duration {
@@ -230,12 +235,11 @@ func (t *target) inherit(old []*target) {
 	}
 }
 
-// saw notes what a dial or a probe met, and tells whether that is news.
-func (t *target) saw(p *fairlead.Problem) bool {
+// saw notes what a dial or a probe met.
+func (t *target) saw(p *fairlead.Problem) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	news := !t.known || (t.problem == nil) != (p == nil) || p != nil && p.Code != t.problem.Code
-	if news {
+	if !t.known || (t.problem == nil) != (p == nil) || p != nil && p.Code != t.problem.Code {
 		t.since = time.Now()
 	}
 	if t.problem == nil && p != nil {
@@ -243,7 +247,6 @@ func (t *target) saw(p *fairlead.Problem) bool {
 		t.next = time.Now().Add(firstBackoff)
 	}
 	t.known, t.problem = true, p
-	return news
 }
 
 func (t *target) status() fairlead.TargetStatus {

@@ -266,7 +266,7 @@ func (s *session) dial(targets []*target) {
 			break
 		}
 		if r.ctx.Err() == nil && reason(err) != fairlead.NoDescriptors {
-			r.saw(s.b.rule, t, fairlead.AsProblem(err))
+			r.saw(t, fairlead.AsProblem(err))
 		}
 	}
 	if err != nil {
@@ -376,7 +376,7 @@ func (s *session) noteRefused() {
 	address := addrText(s.up.RemoteAddr())
 	for _, t := range s.b.rule.targets {
 		if len(s.b.rule.targets) == 1 || t.t.Dest() == address {
-			s.u.e.r.saw(s.b.rule, t, fairlead.Problemf(fairlead.CodeTargetRefuses,
+			s.u.e.r.saw(t, fairlead.Problemf(fairlead.CodeTargetRefuses,
 				"%s/udp refuses datagrams: nothing listens there", address))
 		}
 	}
@@ -385,7 +385,7 @@ func (s *session) noteRefused() {
 func (s *session) noteAnswer() {
 	for _, t := range s.b.rule.targets {
 		if len(s.b.rule.targets) == 1 && t.status().Problem != nil {
-			s.u.e.r.saw(s.b.rule, t, nil)
+			s.u.e.r.saw(t, nil)
 		}
 	}
 }

@@ -93,8 +93,13 @@ func (p *Printer) Say(format string, args ...any) {
 	if p.conf.Quiet {
 		return
 	}
+	text := fmt.Sprintf(format, args...)
+	if p.conf.ErrFile { // a log keeps one message on one line
+		p.tell(p.err.inert(text) + "\n")
+		return
+	}
 	var b strings.Builder
-	p.err.paragraph(&b, "", 0, 0, fmt.Sprintf(format, args...))
+	p.err.paragraph(&b, "", 0, 0, text)
 	p.tell(b.String())
 }
 
