@@ -34,6 +34,7 @@ func Add(text []byte, name, sentence string) ([]byte, []*fairlead.Problem) {
 	for i := begin; i < len(lines); i++ {
 		c.widen(&lines[i])
 	}
+	c.follow(lines[begin : len(lines)-1])
 	if last := &lines[len(lines)-1]; last.begins && last.comment == "" {
 		line = c.line(last)
 	}
@@ -247,6 +248,10 @@ func layout(text []byte, e *textEntry) []byte {
 	var c columns
 	for i := begin; i < stop; i++ {
 		c.widen(&lines[i])
+	}
+	c.follow(lines[begin:at])
+	if at == begin {
+		c.follow(lines[at+1 : stop])
 	}
 	t := &lines[at]
 	if !t.begins || len(t.toks) == 0 {

@@ -100,6 +100,28 @@ type columns struct {
 // widest is the longest spot that others are aligned to.
 const widest = 40
 
+// follow takes the columns over that the lines of a paragraph stand in, as far
+// as they agree, so that one line can be put among others that were laid out
+// by hand.
+func (c *columns) follow(lines []textLine) {
+	spot := -1
+	for i := range lines {
+		t := &lines[i]
+		stop := t.spotEnd()
+		if !t.begins || len(t.toks) == 0 || !isLabel(&t.toks[0]) || stop <= 2 || stop >= len(t.toks) || t.toks[stop].kind != tokenWord || t.toks[2].is("on") {
+			continue
+		}
+		n := utf8.RuneCountInString(t.src[t.toks[2].off:t.toks[stop].off]) - 2
+		if spot >= 0 && n != spot {
+			return
+		}
+		spot = n
+	}
+	if spot > c.spot && spot <= 2*widest {
+		c.spot = spot
+	}
+}
+
 func formatParagraph(out *bytes.Buffer, lines []textLine, end string) {
 	var c columns
 	for i := range lines {

@@ -118,7 +118,7 @@ func (p *parser) split(t token, text string, spot bool) (host, ports string, col
 	switch {
 	case headErr == nil && isPortWord(port) && err == nil:
 		p.bad(fairlead.CodeAmbiguousIPv6, t, "%s is ambiguous; write [%s]:%s", text, head, port).hint("or [%s] for all of it", whole)
-	case headErr == nil && port != "":
+	case headErr == nil && port != "" && err != nil:
 		p.bad(fairlead.CodeAmbiguousIPv6, t, "%s is ambiguous; write [%s]:%s", text, head, port)
 	case err == nil:
 		p.bad(fairlead.CodeAmbiguousIPv6, t, "an IPv6 address needs brackets; write [%s]", whole)

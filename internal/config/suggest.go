@@ -13,7 +13,8 @@ func nearest(word string, candidates ...[]string) string {
 				continue
 			}
 			if d := distance(word, c, limit); d <= limit && d < len(c) {
-				if best == "" || d < limit {
+				// The first letter is rarely the wrong one.
+				if best == "" || d < limit || best[0] != word[0] && c[0] == word[0] {
 					best, limit = c, d
 				}
 			}

@@ -1,0 +1,329 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"fairlead"
+)
+
+// parseOne reads a sentence that has to be right.
+func parseOne(t *testing.T, text string) *fairlead.Forward {
+	t.Helper()
+	f, problems := ParseSentence(text)
+	if len(problems) > 0 {
+		t.Fatalf("%s: %s %s", text, problems[0].Code, problems[0].What)
+	}
+	return f
+}
+
+func TestSentencesAreReadAndPrinted(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		// Spots.
+		{"forward 8080 to a:80", "forward 8080/tcp to a:80"},
+		{"forward localhost:8080 to a:80", "forward 8080/tcp to a:80"},
+		{"forward :8080 to a:80", "forward :8080/tcp to a:80"},
+		{"forward *:8080 to a:80", "forward :8080/tcp to a:80"},
+		{"forward 0.0.0.0:53/udp to a", "forward 0.0.0.0:53/udp to a"},
+		{"forward [::]:53/tcp+udp to a", "forward [::]:53/tcp+udp to a"},
+		{"forward [fe80::1%eth0]:53 to a", "forward [fe80::1%eth0]:53/tcp to a"},
+		{"forward eth0.100:53/udp+tcp to a", "forward eth0.100:53/tcp+udp to a"},
+		{"nat wan:https,8000-8010 to a", "nat wan:443,8000-8010/tcp to a"},
+		{"nat wan:80, 443/tcp to a", "nat wan:80,443/tcp to a"},
+		{"forward unix:/run/a.sock to unix:/run/b.sock", "forward unix:/run/a.sock to unix:/run/b.sock"},
+		{`forward "unix:/run/a b.sock" to unix:"/run/c,d"`, `forward "unix:/run/a b.sock" to "unix:/run/c,d"`},
+		// Targets.
+		{"forward 1 to [2001:db8::10]:443", "forward 1/tcp to [2001:db8::10]:443"},
+		{"forward 1 to a:80,b:81", "forward 1/tcp to a:80, b:81"},
+		{"forward 1 to a,b", "forward 1/tcp to a, b"},
+		{"forward 1-2 to a:80,443", "forward 1-2/tcp to a:80,443"},
+		{"nat wan:1 to self", "nat wan:1/tcp to self"},
+		{"nat wan:80 to a from 198.51.100.7/24 from 2001:db8::1, b", "nat wan:80/tcp to a from 198.51.100.0/24 from 2001:db8::1, b"},
+		{"forward 443 to a sni WWW.example.net sni *.b.net, c front sni", "forward 443/tcp to a sni www.example.net sni *.b.net, c front sni"},
+		{"forward 1080 front socks", "forward 1080/tcp front socks"},
+		// Kinds.
+		{"open wan:443 to [2001:db8::10]", "open wan:443/tcp to [2001:db8::10]"},
+		{"open wan:443 from 10.0.0.0/8", "open wan:443/tcp from 10.0.0.0/8"},
+		{"local 15432 to db:5432 via ops@jump", "local 15432/tcp to db:5432 via ops@jump"},
+		{"remote ops@jump:8443 to localhost:3000", "remote ops@jump:8443/tcp to localhost:3000"},
+		{"dynamic 1080 pac kill-switch from 10.0.0.0/8", "dynamic 1080/tcp from 10.0.0.0/8 pac kill-switch"},
+		{"dynamic 1080 pac idle 5m", "dynamic 1080/tcp idle 5m pac"},
+		{"map 51820/udp", "map 51820/udp"},
+		{"map 192.168.1.1:51820/udp to self:51821 for 2h", "map 192.168.1.1:51820/udp to self:51821 for 2h"},
+		{"router on lan", "router on lan"},
+		{"router on [fd00::1]", "router on [fd00::1]"},
+		{"trigger 6667 opens 113, 5000-5003/udp for 120s on lan", "trigger 6667/tcp opens 113/tcp, 5000-5003/udp for 2m on lan"},
+		{"trigger lan:6667 opens 113,114/tcp,115/udp", "trigger 6667/tcp opens 113,114/tcp, 115/udp on lan"},
+		{"helper lan:67/udp to 10.9.0.2, 10.9.0.3", "helper lan:67/udp to 10.9.0.2, 10.9.0.3"},
+		{"share lan to wan unguarded", "share lan to wan unguarded"},
+		{"sshd on :2222 { user alice keys /a.pub may listen 8000-8100 may dial unix:/x NAS:22 }",
+			"sshd on :2222/tcp { user alice keys /a.pub may listen 8000-8100 may dial unix:/x NAS:22 }"},
+		{"sshd on unix:/run/s", "sshd on unix:/run/s"},
+		{"tunnel on :7443 key /k { agent nas key ed25519:… may listen 2222, 51820/udp may listen *:80 may dial [2001:db8::1]/32:22 10.0.0.1/8:22 agent b key c }",
+			"tunnel on :7443/tcp key /k { agent nas key ed25519:… may listen 2222 51820/udp *:80 may dial [2001:db8::]/32:22 10.0.0.0/8:22 agent b key c }"},
+		{"dynamic 1080 user bob password /p", "dynamic 1080/tcp { user bob password /p }"},
+		// Modifiers.
+		{"forward 1 to a deny 10.0.0.1/32, 10.1.0.0/16 deny ::/0", "forward 1/tcp to a deny 10.0.0.1 deny 10.1.0.0/16 deny ::/0"},
+		{"forward 1 to a max-conns 5 max-conns-per-source 2 rate 10/s", "forward 1/tcp to a max-conns 5 max-conns-per-source 2 rate 10/s"},
+		{"forward 1 to a by auto proxy-protocol v2 accept-proxy 10.0.0.1", "forward 1/tcp to a by auto accept-proxy 10.0.0.1 proxy-protocol v2"},
+		{"forward 1 to a source 10.0.0.1, [2001:db8::1],eth0 mark 0x10", "forward 1/tcp to a source 10.0.0.1,2001:db8::1,eth0 mark 16"},
+		{"forward 1 to a source keep", "forward 1/tcp to a source keep"},
+		{"nat wan:21 to a alg ftp allow-in docker masquerade claim publish", "nat wan:21/tcp to a masquerade claim alg ftp allow-in docker publish"},
+		{"forward 1 to a policy failover check tcp every 1500ms", "forward 1/tcp to a policy failover check tcp every 1500ms"},
+		{"forward 1 to a check off idle off linger off keepalive off", "forward 1/tcp to a check off idle off linger off keepalive off"},
+		{"forward 1 to a connect 90s max-lifetime 48h for 1h30m", "forward 1/tcp to a connect 90s max-lifetime 2d for 90m"},
+		{"forward 1 to a bandwidth 10MB/s", "forward 1/tcp to a bandwidth 10MB/s"},
+		{"forward 1 to a bandwidth 10MiB", "forward 1/tcp to a bandwidth 10MiB/s"},
+		{"forward 1 to a bandwidth 1500B", "forward 1/tcp to a bandwidth 1500B/s"},
+		{"forward 1 idle 2s to a disabled", "forward 1/tcp to a idle 2s disabled"},
+		{"forward 1 to a { idle 2s }", "forward 1/tcp to a idle 2s"},
+		{"web: forward 1 to a # comment", "forward 1/tcp to a"},
+	} {
+		f := parseOne(t, c.text)
+		if f.Expr != c.want {
+			t.Errorf("%s\n got %s\nwant %s", c.text, f.Expr, c.want)
+			continue
+		}
+		again := parseOne(t, c.want)
+		again.Name = f.Name
+		if !reflect.DeepEqual(f, again) {
+			t.Errorf("%s: printed and parsed again it is another forward\n%+v\n%+v", c.text, f, again)
+		}
+	}
+}
+
+func TestEveryModifierIsReadByAKindThatKnowsIt(t *testing.T) {
+	value := map[string]string{
+		"opens": "113", "via": "jump", "from": "10.0.0.0/8", "sni": "a.net", "deny": "10.0.0.0/8", "max-conns": "1",
+		"max-conns-per-source": "1", "rate": "1/s", "accept-proxy": "10.0.0.0/8", "source": "keep", "mark": "1",
+		"connect": "1s", "idle": "1s", "linger": "1s", "max-lifetime": "1s", "keepalive": "1s", "for": "1s",
+		"bandwidth": "1KB/s", "check": "tcp", "key": "/k", "on": "lan",
+	}
+	for _, m := range Modifiers() {
+		if m.Help == "" || strings.HasSuffix(m.Help, ".") || len(m.Kinds) == 0 {
+			t.Errorf("%s: a modifier has a help without a full stop, and kinds", m.Word)
+		}
+		if m.Word == "may" {
+			continue
+		}
+		v := value[m.Word]
+		if v == "" && len(m.Choices) > 0 {
+			v = m.Choices[0]
+		}
+		for _, k := range m.Kinds {
+			base := map[fairlead.Kind]string{
+				fairlead.KindLocal: "1 to a via p", fairlead.KindRemote: "p:1 to a", fairlead.KindDynamic: "1", fairlead.KindMap: "1",
+				fairlead.KindRouter: "on lan", fairlead.KindTrigger: "1 opens 2", fairlead.KindHelper: "lan:1/udp to a",
+				fairlead.KindShare: "lan to wan", fairlead.KindSSHD: "on :1", fairlead.KindTunnel: "on :1", fairlead.KindOpen: "1",
+			}[k]
+			if base == "" {
+				base = "1 to a"
+			}
+			secret, _ := secretWord(k)
+			if m.Word == "user" || m.Word == "agent" {
+				v = "x " + secret + " y"
+			}
+			text := string(k) + " " + base
+			if !strings.Contains(text, " "+m.Word+" ") {
+				text += " " + strings.TrimSpace(m.Word+" "+v)
+			}
+			f := parseOne(t, text)
+			if !strings.Contains(f.Expr, m.Word) {
+				t.Errorf("%s: printed without the modifier: %s", text, f.Expr)
+			}
+		}
+	}
+}
+
+func TestArgumentsAreWordsAndFlags(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"forward", ":8080", "to", "10.0.0.4:80", "--idle", "2s", "--from=10.0.0.0/8"}, "forward :8080/tcp to 10.0.0.4:80 from 10.0.0.0/8 idle 2s"},
+		{[]string{"forward", "8080", "to", "a:1,", "b:2", "--check", "tcp", "every", "5s"}, "forward 8080/tcp to a:1, b:2 check tcp every 5s"},
+		{[]string{"forward", "unix:/my path", "to", "a:1"}, `forward "unix:/my path" to a:1`},
+		{[]string{"forward 8080 to a:1 idle 2s"}, "forward 8080/tcp to a:1 idle 2s"},
+		{[]string{"dynamic", "1080", "--pac=kill-switch", "{", "user", "bob", "password", "/p", "}"}, "dynamic 1080/tcp pac kill-switch { user bob password /p }"},
+		{[]string{"sshd", "on", ":22", "{user", "to", "keys", "/a b}"}, ""},
+		{[]string{"nat", "wan:1", "to", "a", "--publish"}, "nat wan:1/tcp to a publish"},
+	} {
+		f, problems := ParseArgs(c.args)
+		switch {
+		case c.want == "" && len(problems) == 0:
+			t.Errorf("%q: parsed as %s", c.args, f.Expr)
+		case c.want != "" && len(problems) > 0:
+			t.Errorf("%q: %s", c.args, problems[0].What)
+		case c.want != "" && f.Expr != c.want:
+			t.Errorf("%q\n got %s\nwant %s", c.args, f.Expr, c.want)
+		}
+	}
+}
+
+// TestMistakesAreExplained is the table of what people write and what they
+// are told: the code, where, how wide, what, and what was probably meant.
+func TestMistakesAreExplained(t *testing.T) {
+	for _, c := range []struct {
+		text   string
+		code   fairlead.Code
+		mark   string // what the excerpt points at; "" where something is missing
+		col    int
+		what   string
+		hint   string
+		inFile bool
+	}{
+		{"forward 80 to x idel 5s", "FL-301", "idel", 17, `unknown modifier "idel"`, `did you mean "idle"?`, false},
+		{"forward 80 to x hairpin", "FL-301", "hairpin", 17, `unknown modifier "hairpin"`, "nat does that by itself, leave it out", false},
+		{"forward 80 ot x", "FL-301", "ot", 12, `unknown modifier "ot"`, `did you mean "to"?`, false},
+		{"natt wan:80 to x", "FL-302", "natt", 1, `unknown kind "natt"; kinds are forward, nat, open, local, remote, dynamic, map, router, trigger, helper, share, sshd, tunnel`, `did you mean "nat"?`, false},
+		{"forward :8080 -> x", "FL-304", "->", 15, `"->" is written "to" here`, `write "to"`, false},
+		{"forward :8080 => x", "FL-304", "=>", 15, `"=>" is written "to" here`, `write "to"`, false},
+		{"forward 1 to 2001:db8::10:443", "FL-305", "2001:db8::10:443", 14, "2001:db8::10:443 is ambiguous; write [2001:db8::10]:443", "or [2001:db8::10:443] for all of it", false},
+		{"forward 1 to ::1", "FL-305", "::1", 14, "::1 is ambiguous; write [::]:1", "or [::1] for all of it", false},
+		{"forward 1 to fe80::a", "FL-305", "fe80::a", 14, "an IPv6 address needs brackets; write [fe80::a]", "", false},
+		{"forward 2001:db8::1:80 to x", "FL-305", "2001:db8::1:80", 9, "2001:db8::1:80 is ambiguous; write [2001:db8::1]:80", "or [2001:db8::1:80] for all of it", false},
+		{"forward 65536 to x", "FL-306", "65536", 9, `"65536" is not a port; ports are 1 to 65535`, "", false},
+		{"forward 0 to x", "FL-306", "0", 9, `"0" is not a port; ports are 1 to 65535`, "", false},
+		{"forward -1 to x", "FL-306", "-1", 9, `"-1" is not a port; ports are 1 to 65535`, "", false},
+		{"forward 0x50 to x", "FL-306", "0x50", 9, `"0x50" is not a port; ports are 1 to 65535`, "did you mean 80?", false},
+		{"forward 080 to x", "FL-306", "080", 9, `"080" is not a port; ports are 1 to 65535`, "did you mean 80?", false},
+		{"forward ٣ to x", "FL-306", "٣", 9, `"٣" is not a port; ports are 1 to 65535`, "", false},
+		{"forward htps to x", "FL-306", "htps", 9, `"htps" is not a port; ports are 1 to 65535`, `did you mean "https"?`, false},
+		{"forward 10-5 to x", "FL-306", "10-5", 9, `"10-5" runs backwards`, "did you mean 5-10?", false},
+		{"forward 80,x9 to x", "FL-306", "x9", 12, `"x9" is not a port; ports are 1 to 65535`, "", false},
+		{"forward a: to x", "FL-306", "", 11, "a port is missing", "a:PORT", false},
+		{"forward 8080:80", "FL-307", "8080:80", 9, `"8080:80" has two ports and no target`, "8080 to HOST:80", false},
+		{"forward 127.0.0.1:8080:80", "FL-307", "127.0.0.1:8080:80", 9, `"127.0.0.1:8080:80" has two ports and no target`, "127.0.0.1:8080 to HOST:80", false},
+		{"forward 1 to a:b:c", "FL-307", "a:b:c", 14, `"a:b:c" has too many colons`, "HOST:PORT, or [ADDRESS]:PORT for IPv6", false},
+		{"forward 1 to [::1", "FL-307", "[::1", 14, "a bracket is not closed", "[ADDRESS]:PORT", false},
+		{"forward 1 to x idle 5s,", "FL-307", ",", 23, "this comma separates nothing", "a comma stands between targets, and within lists of ports", false},
+		{`forward 1 to "x`, "FL-307", `"x`, 14, "a quote is not closed", `a quoted word ends with " on the same line`, false},
+		{"nat 1 from 10.0.0.0/8 to x", "FL-307", "from", 7, `"from" stands behind its target`, "to TARGET from 10.0.0.0/8", false},
+		{"nat 1 to x from 10.0.0.0/8, 10.1.0.0/16", "FL-307", "10.1.0.0/16", 29, `a comma begins another target, and "10.1.0.0/16" is none`, "from 10.1.0.0/16", false},
+		{"sshd :22", "FL-307", ":22", 6, "sshd serves on something", `sshd on ":22"`, false},
+		{"map 1 to a, b", "FL-307", "to", 7, "map has one target, not 2", "", false},
+		{"forward 1 to x idle 5", "FL-308", "5", 21, `"5" is not a duration`, "did you mean 5s?", false},
+		{"forward 1 to x idle never", "FL-308", "never", 21, `"never" is not a duration`, `did you mean "off"?`, false},
+		{"forward 1 to x connect 5x", "FL-308", "5x", 24, `"5x" is not a duration`, "write it as 500ms, 2s, 5m, 1h or 2d", false},
+		{"forward 1 to x bandwidth 10mb", "FL-308", "10mb", 26, `"10mb" is not a bandwidth`, "did you mean 10MB/s?", false},
+		{"forward 1 to x rate 10", "FL-308", "10", 21, `"10" is not a rate`, `did you mean "10/s"?`, false},
+		{"forward 1 to x max-conns -5", "FL-308", "-5", 26, `"-5" is not a count`, "a whole number from 1 on", false},
+		{"forward 1 to x deny 10.0.0.0/33", "FL-308", "10.0.0.0/33", 21, `"10.0.0.0/33" is not a network`, "10.0.0.0/8, 2001:db8::/32, or one address", false},
+		{"forward 1 to x policy failovr", "FL-308", "failovr", 23, `"failovr" is nothing for policy, which knows failover, round-robin, least-conn, random, source-hash`, `did you mean "failover"?`, false},
+		{"forward 1/udb to x", "FL-308", "udb", 11, `"udb" is not a network; networks are tcp, udp and tcp+udp`, `did you mean "udp"?`, false},
+		{"forward 1 to 10.0.0.256", "FL-308", "10.0.0.256", 14, `"10.0.0.256" is not an address`, "", false},
+		{"forward 300.0.0.1:1 to x", "FL-308", "300.0.0.1", 9, `"300.0.0.1" is not an address`, "", false},
+		{"forward 1 to ex_ample-.n!et", "FL-308", "ex_ample-.n!et", 14, `"ex_ample-.n!et" is not the name of a host`, "", false},
+		{"helper lan:67 to x", "FL-308", "lan:67", 8, "helper passes on UDP only", `did you mean "lan:67/udp"?`, false},
+		{"forward 1 to x idle 5s idle 6s", "FL-309", "idle", 24, `"idle" is said twice`, "", false},
+		{"forward 80,79-81 to x", "FL-309", "80,79-81", 9, "port 80 stands twice in the list", "", false},
+		{"forward 1 to x to y", "FL-309", "to", 16, `"to" is said twice`, "several targets are separated by commas", false},
+		{"forward 1 to x { idle 5s", "FL-313", "{", 16, "the block is not closed", "} is missing", false},
+		{"forward 1 to x }", "FL-313", "}", 16, "this brace closes nothing", "", false},
+		{"forward 1 to x { { idle 5s } }", "FL-313", "{", 18, "a block cannot stand in a block", "", false},
+		{"forward 1 to x { idle 5s } linger 5s", "FL-313", "linger", 28, "nothing may follow the end of a block", "write it before the {, or within", false},
+		{"forward 90-93 to q:1-3", "FL-318", "q:1-3", 18, "4 ports cannot lead to 3 ports", "as many ports, or a single one", false},
+		{"forward 90 to q:1-3", "FL-318", "q:1-3", 15, "one port cannot lead to 3 ports", "as many ports, or a single one", false},
+		{"nat 1 to x pac", "FL-319", "pac", 12, `"pac" does not go with nat`, "", false},
+		{"dynamic 1 to x", "FL-319", "to", 11, "dynamic has no target", "dynamic LISTEN [via PLACE]", false},
+		{"forward 80", "FL-320", "", 11, "forward needs a target", "to HOST:PORT", false},
+		{"forward 80 to", "FL-320", "", 14, "a target is missing", "to HOST:PORT", false},
+		{"forward 80 to a,", "FL-320", "", 17, "a target is missing", "to HOST:PORT", false},
+		{"forward 80 to :80", "FL-320", "", 15, "a target needs a host", "localhost:80", false},
+		{"forward 80 to 9000", "FL-320", "9000", 15, "a target needs a host", "localhost:9000", false},
+		{"forward", "FL-320", "", 8, "forward does not say where to listen", "forward LISTEN to TARGET{, TARGET}", false},
+		{"forward to x", "FL-320", "", 8, "forward does not say where to listen", "forward LISTEN to TARGET{, TARGET}", false},
+		{"", "FL-320", "", 1, "a sentence begins with its kind", "KIND LISTEN to TARGET", false},
+		{"forward 1 to x idle", "FL-320", "", 20, `"idle" needs a value`, "idle DURATION|off", false},
+		{"local 1 to x", "FL-320", "", 13, "local does not say from where to dial", "via PLACE; without a place it is a forward", false},
+		{"remote 8443 to x:1", "FL-320", "8443", 8, "remote does not say at which place to listen", "PLACE:8443", false},
+		{"trigger 1", "FL-320", "", 10, "trigger does not say what it opens", "opens PORTS", false},
+		{"router", "FL-320", "", 7, "router does not say where it serves", "router on INTERFACE", false},
+		{"sshd on :1 { user a password b }", "FL-320", "password", 21, `user "a" needs a keys`, "user a keys FILE", false},
+		{"dynamic 1 may listen 80", "FL-307", "may", 11, `"may" stands behind its user`, "user NAME ... may listen", false},
+		{"forward 8080 to localhost:8080", "FL-220", "8080", 9, "the forward leads to itself: localhost:8080 is where it listens", "", false},
+		{"forward :8080 to 127.0.0.1", "FL-220", ":8080", 9, "the forward leads to itself: 127.0.0.1:8080 is where it listens", "", false},
+		{"forward unix:/a to unix:/a", "FL-220", "unix:/a", 9, "the forward leads to itself: unix:/a is where it listens", "", false},
+		{"forward 80 to a\u00a0b", "FL-315", "\u00a0", 16, "byte 16 is a no-break space (U+00A0)", "", false},
+		{"forward 80 to a\x00", "FL-315", "?", 16, "byte 16 is a NUL byte", "", false},
+		{"forward 80 to a\x1b[31m", "FL-315", "?", 16, "byte 16 is a control character (0x1B)", "", false},
+		{"forward 80 to a\xff", "FL-315", "?", 16, "byte 16 is a byte that is not UTF-8 (0xFF)", "", false},
+		{"forward 80 to \u202ea", "FL-315", "???", 15, "byte 15 is a character that turns the direction of writing (U+202E)", "", false},
+		{"x: forward 80 to a via user@host", "FL-312", "user@host", 24, `"user@host" is not the name of a place`, "", true},
+		{"x: forward 80 to a via jmp", "FL-312", "jmp", 24, `unknown place "jmp"`, `did you mean "jump"?`, true},
+		{"x: remote jmp:80 to a:1", "FL-312", "jmp", 11, `unknown place "jmp"`, `did you mean "jump"?`, true},
+		{"forward 80 to a", "FL-320", "forward", 1, "a forward in a file begins with its name", "NAME: forward ...", true},
+		{"web:forward 80 to a", "FL-307", "web:forward", 1, "a blank is missing behind the colon", "web: forward", true},
+		{"web : forward 80 to a", "FL-307", ":", 5, "the colon stands right behind the name", "web:", true},
+		{"web forward 80 to a", "FL-307", "web", 1, "a colon is missing behind the name", "web:", true},
+		{"plac x ssh y", "FL-301", "plac", 1, `unknown directive "plac"`, `did you mean "place"?`, true},
+		{"upstream x ssh y", "FL-301", "upstream", 1, `unknown directive "upstream"`, `did you mean "place"?`, true},
+		{"idle 5s", "FL-301", "idle", 1, `"idle" is a modifier; a line begins with NAME: or with a directive`, "it belongs behind a forward, or into defaults { }", true},
+		{"forward: forward 80 to a", "FL-317", "forward", 1, `"forward" is a word of the grammar, not a name`, "", true},
+		{"1a: forward 80 to a", "FL-317", "1a", 1, `"1a" is not a name`, `a letter, then letters, digits, "-", "_" and "."`, true},
+		{"place x shh y", "FL-308", "shh", 9, `"shh" is no type of place, which are ssh, fairlead, router, socks5, socks4, http, https`, `did you mean "ssh"?`, true},
+		{"place x ssh y keey z", "FL-301", "keey", 15, `unknown option "keey" of a place of type ssh`, `did you mean "key"?`, true},
+		{"place x ssh", "FL-320", "", 12, `"ssh" needs a value`, "ssh [USER@]HOST[:PORT]", true},
+		{"version 2", "FL-308", "2", 9, `version "2" is not known; this program reads version 1`, "", true},
+		{"wan", "FL-320", "", 4, `"wan" needs a value`, "wan INTERFACE", true},
+		{"defaults idle 5s", "FL-313", "idle", 10, "defaults stand in a block", "defaults { idle 5m }", true},
+		{"defaults { via jump }", "FL-319", "via", 12, `"via" cannot be a default`, "", true},
+	} {
+		var problems []*fairlead.Problem
+		if c.inFile {
+			_, problems = Parse("f.conf", []byte(c.text+"\nplace jump ssh a@b\n"))
+		} else {
+			_, problems = ParseSentence(c.text)
+		}
+		if len(problems) != 1 {
+			t.Errorf("%q: %d problems, want 1", c.text, len(problems))
+			for _, p := range problems {
+				t.Logf("   %s %s", p.Code, p.What)
+			}
+			continue
+		}
+		p := problems[0]
+		if p.Code != c.code || p.What != c.what {
+			t.Errorf("%q\n got %s %s\nwant %s %s", c.text, p.Code, p.What, c.code, c.what)
+		}
+		if p.At == nil {
+			t.Errorf("%q: shows nothing", c.text)
+			continue
+		}
+		if p.At.Pos.Col != c.col || p.At.Hint != c.hint || p.At.Pos.Line != 1 {
+			t.Errorf("%q: at %d:%d hint %q, want column %d hint %q", c.text, p.At.Pos.Line, p.At.Pos.Col, p.At.Hint, c.col, c.hint)
+		}
+		if c.mark == "" {
+			if p.At.Width != 1 {
+				t.Errorf("%q: width %d, want 1", c.text, p.At.Width)
+			}
+		} else if from := p.At.Pos.Col - 1; from+p.At.Width > len(p.At.Text) || p.At.Text[from:from+p.At.Width] != c.mark && !strings.Contains(c.mark, "\u00a0") {
+			t.Errorf("%q: points at %d bytes from %d of %q, want %q", c.text, p.At.Width, p.At.Pos.Col, p.At.Text, c.mark)
+		}
+	}
+}
+
+func TestShellThatTookTheArrowIsTold(t *testing.T) {
+	_, problems := ParseArgs([]string{"forward", ":8080", "-"})
+	if len(problems) != 1 || problems[0].Code != fairlead.CodeShellArrow {
+		t.Fatalf("got %v", problems)
+	}
+	p := problems[0]
+	if want := `"->" was not received: your shell took it and what follows it`; p.What != want {
+		t.Errorf("got %s, want %s", p.What, want)
+	}
+	if len(p.Fixes) != 1 || p.Fixes[0].Command != "fairlead forward :8080 to HOST:PORT" {
+		t.Errorf("got %v", p.Fixes)
+	}
+}
+
+func TestSuggestedCommandsParse(t *testing.T) {
+	for _, text := range []string{"forward 8080:80", "forward 127.0.0.1:8080:80"} {
+		_, problems := ParseSentence(text)
+		for _, fix := range problems[0].Fixes {
+			parseOne(t, strings.TrimPrefix(fix.Command, "fairlead "))
+		}
+	}
+}
+
