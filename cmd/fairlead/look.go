@@ -90,6 +90,9 @@ func (p *program) status(args []string) error {
 	v := talk.StatusView{Service: &talk.Service{
 		Version: st.Version, Up: time.Since(st.Started), File: st.File,
 	}}
+	if !st.InForce.IsZero() {
+		v.Service.InForce = time.Since(st.InForce)
+	}
 	if st.FileError != nil {
 		v.Service.FileProblems = []*fairlead.Problem{st.FileError.Problem.Problem()}
 	}

@@ -274,7 +274,7 @@ func (d *daemon) Service() control.Service {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return control.Service{
-		Version: version(), PID: os.Getpid(), Started: d.started, File: d.path,
+		Version: version(), PID: os.Getpid(), Started: d.started, File: d.path, InForce: d.inForce,
 		FileError: d.fileProblem, FileErrorSince: d.fileSince,
 	}
 }

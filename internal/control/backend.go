@@ -32,6 +32,7 @@ type Service struct {
 	PID            int
 	Started        time.Time
 	File           string
+	InForce        time.Time         // when the file was last read without an error
 	FileError      *fairlead.Problem // why the file as it is now is not in force; nil: it is
 	FileErrorSince time.Time
 }

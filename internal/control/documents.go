@@ -27,6 +27,7 @@ type Status struct {
 	PID       int        `json:"pid"`
 	Started   time.Time  `json:"started"`
 	File      string     `json:"file"`
+	InForce   time.Time  `json:"in_force,omitzero"` // since when the file's forwards are carried
 	FileError *FileError `json:"file_error,omitempty"`
 	Forwards  []Forward  `json:"forwards"`
 }
@@ -232,6 +233,7 @@ func StatusOf(s Service, forwards []fairlead.Status) Status {
 		PID:      s.PID,
 		Started:  instant(s.Started),
 		File:     s.File,
+		InForce:  instant(s.InForce),
 		Forwards: make([]Forward, len(forwards)),
 	}
 	if s.FileError != nil {
