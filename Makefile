@@ -17,7 +17,7 @@ FAIRLEAD_NO_SKIP ?= 1
 endif
 export FAIRLEAD_NO_SKIP
 
-.PHONY: build test check cross lint fuzz bench clean
+.PHONY: build test check cross lint fuzz bench man clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.built=$(VERSION)' -o dist/fairlead ./cmd/fairlead
@@ -53,6 +53,9 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+man:
+	$(GO) test ./cmd/fairlead -run '^TestManPagesAreThoseOfTheHelp$$' -man
 
 clean:
 	rm -rf dist
