@@ -326,4 +326,3 @@ func TestSuggestedCommandsParse(t *testing.T) {
 		}
 	}
 }
-
