@@ -186,6 +186,47 @@ func TestListenAndDialByPathAndAddress(t *testing.T) {
 	}
 }
 
+func TestAnAddressThatConnectsTooLateIsClosed(t *testing.T) {
+	ln := listen(t, "127.0.0.1:0")
+	// The first attempt stops before it connects until there is a second one,
+	// so that both connect at the same moment.
+	second := make(chan struct{})
+	var mu sync.Mutex
+	seen := 0
+	d := &net.Dialer{KeepAlive: -1, Control: func(string, string, syscall.RawConn) error {
+		mu.Lock()
+		gate := second
+		if seen++; seen%2 == 0 {
+			close(second)
+			second = make(chan struct{})
+		}
+		mu.Unlock()
+		<-gate
+		return nil
+	}}
+	to := ln.Addr().(*net.TCPAddr).AddrPort()
+	before := descriptors(t)
+	var won []net.Conn
+	for range 8 {
+		c, failed := race(t.Context(), d, "tcp", []netip.AddrPort{to, to})
+		if c == nil {
+			t.Fatal(failed)
+		}
+		won = append(won, c)
+	}
+	for _, c := range won {
+		c.Close()
+	}
+	// The listener's side of a connection ends a moment after ours.
+	for limit := time.After(2 * time.Second); descriptors(t) > before; {
+		select {
+		case <-limit:
+			t.Fatalf("%d descriptors before, %d after", before, descriptors(t))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 func TestARefusedTargetIsToldWithAllItsAddresses(t *testing.T) {
 	s := newNameServer(t)
 	s.set("web.test", records{addrs: []string{"127.0.0.1", "::1"}, ttl: 60})
@@ -333,6 +374,27 @@ func TestSpansAreShort(t *testing.T) {
 	} {
 		if got := span(d); got != want {
 			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestErrorsOfOtherPlacesHaveReasonsAsWell(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want fairlead.Reason
+	}{
+		{errRefused, fairlead.Refused},
+		{errHostUnreach, fairlead.Unreachable},
+		{errTimedOut, fairlead.DialTimeout},
+		{context.DeadlineExceeded, fairlead.DialTimeout},
+		{errAgain, fairlead.Failed}, // no port left; it says of itself that it is a timeout
+		{errNoAddress, fairlead.Failed},
+		{errTooManyAll, fairlead.NoDescriptors},
+		{fairlead.Problemf(fairlead.CodeLoop, "a loop"), fairlead.Loop},
+		{io.ErrUnexpectedEOF, fairlead.Failed},
+	} {
+		if got := ReasonOf(fmt.Errorf("by way of a jump host: %w", c.err)); got != c.want {
+			t.Errorf("%v: %s, want %s", c.err, got, c.want)
 		}
 	}
 }

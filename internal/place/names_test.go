@@ -237,25 +237,36 @@ func TestOneFamilyThatIsNotAnsweredDoesNotHideTheOther(t *testing.T) {
 	s := newNameServer(t)
 	s.set("db.test", records{addrs: []string{"10.0.0.4"}, ttl: 60})
 	s.mute(dnsmessage.TypeAAAA)
+	s.holdIPv4()
 	n := NewNames([]netip.AddrPort{s.at})
 	defer n.Close()
 	began := time.Now()
 	if got := lookup(n, "db.test"); got != "10.0.0.4" {
 		t.Errorf("got %s", got)
 	}
-	if took := time.Since(began); took > 3*restTime {
+	if took := time.Since(began); took > exchangeTime {
 		t.Errorf("it took %v", took)
 	}
 }
 
 func TestNoForOneFamilyAndSilenceForTheOtherIsNoAnswer(t *testing.T) {
-	s := newNameServer(t)
-	s.set("db.test", records{negative: 5})
-	s.mute(dnsmessage.TypeA)
-	n := NewNames([]netip.AddrPort{s.at})
-	defer n.Close()
-	if got := lookup(n, "db.test"); got != "FL-212" {
-		t.Errorf("got %s", got)
+	six := asked
+	six.Type = dnsmessage.TypeAAAA
+	no := &net.DNSError{Err: "no such host", IsNotFound: true}
+	for _, c := range []struct {
+		asked map[dnsmessage.Question]bool
+		want  fairlead.Code
+	}{
+		{map[dnsmessage.Question]bool{asked: true, six: true}, fairlead.CodeNameUnknown},
+		{map[dnsmessage.Question]bool{asked: false, six: true}, fairlead.CodeNameServer},
+		{map[dnsmessage.Question]bool{six: true}, fairlead.CodeNameServer}, // the other could not be sent
+		{nil, fairlead.CodeNameUnknown},                                    // not a name at all
+	} {
+		s := sight{asked: c.asked}
+		a := s.failure("db.test", no)
+		if a.err.Code != c.want || a.negative != (c.want == fairlead.CodeNameUnknown) {
+			t.Errorf("%v: %s, negative %v", c.asked, a.err.Code, a.negative)
+		}
 	}
 }
 

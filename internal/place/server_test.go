@@ -37,6 +37,8 @@ type nameServer struct {
 	zone   map[string]records // by lower-case name without the last dot
 	asked  map[string]int     // by name
 	silent map[dnsmessage.Type]bool
+	order  bool       // the reply about IPv4 waits for the question about IPv6
+	first  func()     // sends the reply that waits
 	held   []net.Conn // TCP
 }
 
@@ -99,6 +101,13 @@ func (s *nameServer) mute(types ...dnsmessage.Type) {
 	}
 }
 
+// holdIPv4 makes the next reply about IPv4 wait for the question about IPv6.
+func (s *nameServer) holdIPv4() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.order = true
+}
+
 // questions is how often the addresses of name were asked for: twice a lookup.
 func (s *nameServer) questions(name string) int {
 	s.mu.Lock()
@@ -113,9 +122,25 @@ func (s *nameServer) serveUDP() {
 		if err != nil {
 			return
 		}
-		if m := s.reply(b[:n], false); m != nil {
-			s.udp.WriteTo(m, from)
+		m, kind := s.reply(b[:n], false)
+		send := func() {
+			if m != nil {
+				s.udp.WriteTo(m, from)
+			}
 		}
+		s.mu.Lock()
+		switch {
+		case s.order && kind == dnsmessage.TypeA && s.first == nil:
+			s.first = send
+			send = func() {}
+		case s.order && kind == dnsmessage.TypeAAAA:
+			if s.first != nil {
+				s.first()
+			}
+			s.order = false
+		}
+		s.mu.Unlock()
+		send()
 	}
 }
 
@@ -143,7 +168,7 @@ func (s *nameServer) talk(c net.Conn) {
 		if _, err := io.ReadFull(c, b); err != nil {
 			return
 		}
-		m := s.reply(b, true)
+		m, _ := s.reply(b, true)
 		if m == nil {
 			continue
 		}
@@ -158,15 +183,16 @@ func (s *nameServer) talk(c net.Conn) {
 	}
 }
 
-func (s *nameServer) reply(query []byte, tcp bool) []byte {
+// reply is the answer to query, nil for none, and what kind of records it asks.
+func (s *nameServer) reply(query []byte, tcp bool) ([]byte, dnsmessage.Type) {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
 	if err != nil {
-		return nil
+		return nil, 0
 	}
 	q, err := p.Question()
 	if err != nil {
-		return nil
+		return nil, 0
 	}
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
 	s.mu.Lock()
@@ -177,9 +203,9 @@ func (s *nameServer) reply(query []byte, tcp bool) []byte {
 		r = records{rcode: dnsmessage.RCodeNameError}
 	}
 	if r.silence || s.silent[q.Type] {
-		return nil
+		return nil, q.Type
 	}
-	return build(h.ID, q, r, r.overTCP && !tcp)
+	return build(h.ID, q, r, r.overTCP && !tcp), q.Type
 }
 
 // build is the reply that says r.
