@@ -25,6 +25,7 @@ var faults = []struct {
 	{dropsEmpty, "udp-zero-length"},
 	{leaksDescriptor, "echo"},
 	{leaksGoroutine, "echo"},
+	{leaksProcess, "echo"},
 
 	{closesBoth, "server-first"},
 	{closesBoth, "unix"},
@@ -78,7 +79,7 @@ const faultVariable = "FAIRLEAD_LAB_FAULT"
 func TestSuiteFindsFaults(t *testing.T) {
 	list := faults
 	if testing.Short() {
-		list = list[:7]
+		list = list[:8]
 	}
 	// Most of their time they wait; each is a process of its own.
 	places := make(chan struct{}, 4)

@@ -241,7 +241,7 @@ func TestTransferWantsACleanEnd(t *testing.T) {
 	}
 }
 
-func TestLacksMustNameCases(t *testing.T) {
+func TestCasesHaveNamesOfTheirOwn(t *testing.T) {
 	var names []string
 	for _, c := range carrierCases {
 		if slices.Contains(names, c.name) {

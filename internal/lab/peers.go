@@ -34,7 +34,8 @@ type Peer struct {
 	stop    func()
 }
 
-// A Visit is one connection to a peer, as the peer saw it.
+// A Visit is one connection to a peer, as the peer saw it. One over which no
+// byte came is not reported: it may have been a test whether the peer is there.
 type Visit struct {
 	Conn    net.Conn
 	Closing <-chan struct{} // is closed when the peer stops
@@ -86,7 +87,7 @@ func Serve(t testing.TB, at At, do Behaviour) *Peer {
 // Stop ends the peer and its connections, and waits for them.
 func (p *Peer) Stop() { p.stop() }
 
-// Visit returns the next connection that has ended, and fails the test when
+// Visit returns the next visit that has ended, and fails the test when
 // there is none for too long.
 func (p *Peer) Visit(t testing.TB) Visit {
 	t.Helper()
@@ -99,7 +100,7 @@ func (p *Peer) Visit(t testing.TB) Visit {
 	}
 }
 
-// Visited reports whether a connection has ended that Visit did not return.
+// Visited reports whether a visit has ended that Visit did not return.
 func (p *Peer) Visited() bool { return len(p.visits) > 0 }
 
 func (p *Peer) serve(ln net.Listener, do Behaviour) {
@@ -130,7 +131,9 @@ func (p *Peer) host(c net.Conn, do Behaviour) {
 	close(left)
 	<-cut
 	c.Close()
-	p.visits <- v
+	if v.Bytes > 0 {
+		p.visits <- v
+	}
 }
 
 // Echo sends back what arrives as it arrives, and its end after the client's.
@@ -157,7 +160,7 @@ func Echo(v *Visit) {
 func EchoAfterEOF(v *Visit) {
 	var all []byte
 	all, v.Err = io.ReadAll(v.Conn)
-	v.Bytes = int64(len(all))
+	v.Bytes += int64(len(all))
 	if v.Err == nil {
 		_, v.Sent = v.Conn.Write(all)
 	}
@@ -194,6 +197,18 @@ func ServerFirst(banner []byte) Behaviour {
 			v.Sent = v.Conn.(HalfCloser).CloseWrite()
 		}
 		v.drain(0)
+	}
+}
+
+// Greeted waits for the client's first byte and then behaves like next.
+func Greeted(next Behaviour) Behaviour {
+	return func(v *Visit) {
+		n, err := v.Conn.Read(make([]byte, 1))
+		if v.Bytes += int64(n); err != nil {
+			v.Err = notEOF(err)
+			return
+		}
+		next(v)
 	}
 }
 
@@ -256,8 +271,9 @@ func Reset(s Stream, size int, n int64) Behaviour {
 		if _, v.Sent = v.Conn.Write(s.Bytes(size)); v.Sent != nil {
 			return
 		}
-		v.Bytes, v.Err = io.CopyN(io.Discard, readerOnly{v.Conn}, n)
-		v.Err = notEOF(v.Err)
+		got, err := io.CopyN(io.Discard, readerOnly{v.Conn}, n)
+		v.Bytes += got
+		v.Err = notEOF(err)
 		ResetConn(v.Conn)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"reflect"
 	"slices"
 	"sync"
@@ -59,6 +60,7 @@ const (
 	dropsTail          fault = "loses what is in hand when the end comes"
 	leaksDescriptor    fault = "leaves a descriptor open"
 	leaksGoroutine     fault = "leaves a goroutine running"
+	leaksProcess       fault = "leaves a process running"
 	buffersAll         fault = "takes from the client without limit"
 	noLinger           fault = "has no bound for half-closed connections"
 	lingerTotal        fault = "bounds the surviving direction as a whole"
@@ -411,6 +413,9 @@ func (r *reference) carry(rule *refRule, client net.Conn) {
 		r.mu.Lock()
 		r.kept = append(r.kept, f)
 		r.mu.Unlock()
+	}
+	if r.fault == leaksProcess {
+		exec.Command("sleep", "3").Start()
 	}
 	if r.fault == leaksGoroutine {
 		go func() { select {} }()
