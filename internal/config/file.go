@@ -212,7 +212,7 @@ func (l *loader) lines(src *source) {
 	}
 	r := lineReader{src: src, list: &l.list, toks: l.toks}
 	afterForward := false
-	for r.next() {
+	for !l.list.enough() && r.next() {
 		t := &r.toks[0]
 		switch {
 		case t.kind == tokenOpen:
@@ -251,7 +251,7 @@ type lineReader struct {
 
 // next reads the next statement that has tokens.
 func (r *lineReader) next() bool {
-	for r.pos < len(r.src.text) {
+	for r.pos < len(r.src.text) && !r.list.enough() {
 		r.toks = r.toks[:0]
 		if !r.readLine() || len(r.toks) == 0 {
 			continue

@@ -101,7 +101,7 @@ func (d *decoder) unknown(n *node, names []string) bool {
 			d.l.list.more++
 			continue
 		}
-		d.bad(m.key, "unknown field %s", visible(m.value.path)).meant(m.name, names)
+		d.bad(m.key, "unknown field %s", shown(m.value.path)).meant(m.name, names)
 	}
 	return ok
 }
@@ -109,7 +109,7 @@ func (d *decoder) unknown(n *node, names []string) bool {
 // object reports whether a node is an object with only these fields.
 func (d *decoder) object(n *node, names []string) bool {
 	if n.kind != '{' {
-		d.bad(n, "%s is not an object", visible(n.path))
+		d.bad(n, "%s is not an object", shown(n.path))
 		return false
 	}
 	return d.unknown(n, names)
@@ -118,7 +118,7 @@ func (d *decoder) object(n *node, names []string) bool {
 // list is the items of an array.
 func (d *decoder) list(n *node) []*node {
 	if n.kind != '[' {
-		d.bad(n, "%s is not a list", visible(n.path))
+		d.bad(n, "%s is not a list", shown(n.path))
 		return nil
 	}
 	return n.items
@@ -127,7 +127,7 @@ func (d *decoder) list(n *node) []*node {
 // value is a string or a number as a word.
 func (d *decoder) value(n *node) (token, bool) {
 	if n.kind != '"' && n.kind != '0' {
-		d.bad(n, "%s is not a string", visible(n.path))
+		d.bad(n, "%s is not a string", shown(n.path))
 		return token{}, false
 	}
 	return n.token(), true
@@ -209,7 +209,7 @@ func (d *decoder) has(n *node, name string) bool {
 	}
 	at := *n
 	at.end = at.off + 1
-	d.bad(&at, "%s has no field %q", visible(n.path), name)
+	d.bad(&at, "%s has no field %q", shown(n.path), name)
 	return false
 }
 
@@ -256,7 +256,7 @@ func (d *decoder) forward(n *node) {
 	if expr := n.member("expr"); expr != nil {
 		for _, m := range n.members {
 			if m.name != "name" && m.name != "expr" {
-				d.bad(m.key, "%s stands beside an expr, which says everything", visible(m.value.path))
+				d.bad(m.key, "%s stands beside an expr, which says everything", shown(m.value.path))
 				return
 			}
 		}
@@ -288,7 +288,7 @@ func (d *decoder) forward(n *node) {
 				return
 			}
 			if f := n.member("from"); f != nil {
-				d.bad(f, "%s belongs into the target", visible(f.path)).hint(`"to": [{"dest": ..., "from": [...]}]`)
+				d.bad(f, "%s belongs into the target", shown(f.path)).hint(`"to": [{"dest": ..., "from": [...]}]`)
 				return
 			}
 			toks = append(append(toks, m.word("to")), words...)
@@ -311,7 +311,7 @@ func (d *decoder) forward(n *node) {
 // expr takes a whole sentence apart.
 func (d *decoder) expr(n *node) ([]token, bool) {
 	if n.kind != '"' {
-		d.bad(n, "%s is not a string", visible(n.path))
+		d.bad(n, "%s is not a string", shown(n.path))
 		return nil, false
 	}
 	t := n.token()
@@ -395,7 +395,7 @@ func (d *decoder) modifier(mod *Modifier, m member) (toks []token) {
 		case 'f':
 			return nil
 		}
-		d.bad(n, "%s is neither true nor false", visible(n.path))
+		d.bad(n, "%s is neither true nor false", shown(n.path))
 		return nil
 	case prefixes, fromField:
 		for _, t := range d.values(n) {
@@ -413,7 +413,7 @@ func (d *decoder) modifier(mod *Modifier, m member) (toks []token) {
 		case n.kind == '"' && n.text == "kill-switch":
 			return []token{word, n.word(n.text)}
 		}
-		d.bad(n, `%s is none of true, false, "kill-switch"`, visible(n.path))
+		d.bad(n, `%s is none of true, false, "kill-switch"`, shown(n.path))
 		return nil
 	case checkField:
 		if n.kind != '{' {

@@ -118,19 +118,19 @@ func TestJSONTakesSentencesAndShortForms(t *testing.T) {
 
 func TestJSONMistakesAreExplained(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"forwards": [{"name": "a", "kind": "dynamic", "listen": "1", "idel": "5s"}]}`:                `FL-321 1:64 unknown field forwards[0].idel`,
+		`{"forwards": [{"name": "a", "kind": "dynamic", "listen": "1", "idel": "5s"}]}`:                `FL-321 1:64 unknown field "forwards[0].idel"`,
 		`{"forwards": [{"name": "a", "kind": "dynamic", "listen": "1", "idle": "5x"}]}`:                `FL-308 1:72 "5x" is not a duration`,
-		`{"forwards": [{"name": "a", "kind": "dynamic", "listen": "1", "idle": true}]}`:                `FL-321 1:71 forwards[0].idle is not a string`,
+		`{"forwards": [{"name": "a", "kind": "dynamic", "listen": "1", "idle": true}]}`:                `FL-321 1:71 "forwards[0].idle" is not a string`,
 		`{"forwards": [{"name": "a", "kind": "dynamic", "listen": "1", "via": "to"}]}`:                 `FL-312 1:71 unknown place "to"`,
 		`{"forwards": [{"name": "a", "kind": "dynamic", "listen": "1 idle 5s"}]}`:                      `FL-306 1:59 "1 idle 5s" is not a port; ports are 1 to 65535`,
-		`{"forwards": [{"name": "a", "kind": "forward", "listen": 1, "to": [{"dest": "a", "x": 1}]}]}`: `FL-321 1:83 unknown field forwards[0].to[0].x`,
+		`{"forwards": [{"name": "a", "kind": "forward", "listen": 1, "to": [{"dest": "a", "x": 1}]}]}`: `FL-321 1:83 unknown field "forwards[0].to[0].x"`,
 		`{"forwards": [{"name": "a", "kind": "forward", "listen": 1}]}`:                                `FL-320 1:59 forward needs a target`,
-		`{"forwards": [{"kind": "forward"}]}`:                                                          `FL-321 1:15 forwards[0] has no field "name"`,
+		`{"forwards": [{"kind": "forward"}]}`:                                                          `FL-321 1:15 "forwards[0]" has no field "name"`,
 		`{"forwards": [{"name": "a", "expr": "dynamic 1 idel 5s"}]}`:                                   `FL-301 1:48 unknown modifier "idel"`,
-		`{"forwards": [{"name": "a", "expr": "dynamic 1", "idle": "5s"}]}`:                             `FL-321 1:51 forwards[0].idle stands beside an expr, which says everything`,
+		`{"forwards": [{"name": "a", "expr": "dynamic 1", "idle": "5s"}]}`:                             `FL-321 1:51 "forwards[0].idle" stands beside an expr, which says everything`,
 		`{"forwards": [{"name": "a b", "expr": "dynamic 1"}]}`:                                         `FL-317 1:25 "a b" is not a name`,
-		`{"forwards": {"a": "dynamic 1"}}`:                                                             `FL-321 1:14 forwards is not a list`,
-		`{"forward": []}`:                                                                              `FL-321 1:3 unknown field forward`,
+		`{"forwards": {"a": "dynamic 1"}}`:                                                             `FL-321 1:14 "forwards" is not a list`,
+		`{"forward": []}`:                                                                              `FL-321 1:3 unknown field "forward"`,
 		`{"schema": "fairlead/config/2"}`:                                                              `FL-321 1:13 the schema is "fairlead/config/2", and this program reads fairlead/config/1`,
 		`{"lan": [], "lan": []}`:                                                                       `FL-321 1:13 the field "lan" is said twice`,
 		`{"lan": ["a\u0000"]}`:                                                                         `FL-315 1:10 the string has a character that does not belong into a file`,
@@ -138,9 +138,9 @@ func TestJSONMistakesAreExplained(t *testing.T) {
 		`{"lan": `:                                                                                     `FL-321 1:9 the JSON ends in the middle`,
 		`{"lan": "a"} x`:                                                                               `FL-321 1:14 something stands behind the end of the JSON`,
 		`{"lan": ` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`:                         `FL-321 1:25 the JSON is nested too deep`,
-		`{"places": [{"name": "a", "type": "ssh", "to": "h", "password": "p"}]}`:                       `FL-321 1:54 unknown field places[0].password`,
-		`{"defaults": {"via": "x"}}`:                                                                   `FL-321 1:16 unknown field defaults.via`,
-		`{"forwards": [{"name": "a", "kind": "sshd", "on": ":1", "users": [{"user": "x", "keys": 1.5, "may": [{"lisen": "1"}]}]}]}`: `FL-321 1:104 unknown field forwards[0].users[0].may[0].lisen`,
+		`{"places": [{"name": "a", "type": "ssh", "to": "h", "password": "p"}]}`:                       `FL-321 1:54 unknown field "places[0].password"`,
+		`{"defaults": {"via": "x"}}`:                                                                   `FL-321 1:16 unknown field "defaults.via"`,
+		`{"forwards": [{"name": "a", "kind": "sshd", "on": ":1", "users": [{"user": "x", "keys": 1.5, "may": [{"lisen": "1"}]}]}]}`: `FL-321 1:104 unknown field "forwards[0].users[0].may[0].lisen"`,
 	} {
 		_, problems := FromJSON([]byte(text))
 		t.Run("", func(t *testing.T) {

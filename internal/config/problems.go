@@ -18,6 +18,12 @@ type problems struct {
 	more int
 }
 
+// maxCounted is how many more are counted before reading ends.
+const maxCounted = 10_000
+
+// enough reports whether what follows need not be read any more.
+func (l *problems) enough() bool { return l.more >= maxCounted }
+
 // total is how many problems there were.
 func (l *problems) total() int { return len(l.list) + l.more }
 
@@ -89,6 +95,9 @@ func (l *problems) all() []*fairlead.Problem {
 		return l.list
 	}
 	what := fmt.Sprintf("%d more errors are not shown", l.more)
+	if l.enough() {
+		what = fmt.Sprintf("at least %d more errors are not shown", l.more)
+	}
 	if l.more == 1 {
 		what = "one more error is not shown"
 	}
@@ -98,12 +107,14 @@ func (l *problems) all() []*fairlead.Problem {
 // excerpt shows the bytes from off to end of a source with their line.
 func excerpt(src *source, off, end int) *fairlead.Excerpt {
 	off = min(max(off, 0), len(src.text))
+	// The end of a line is where its text ends, whatever stands behind it.
 	begin := strings.LastIndexByte(src.text[:off], '\n') + 1
 	stop := len(src.text)
 	if i := strings.IndexByte(src.text[off:], '\n'); i >= 0 {
 		stop = off + i
 	}
 	line := strings.TrimSuffix(src.text[begin:stop], "\r")
+	off = min(off, begin+len(line))
 	width := max(min(end, begin+len(line))-off, 1)
 	return &fairlead.Excerpt{
 		Pos:   fairlead.Pos{File: src.name, Line: 1 + strings.Count(src.text[:begin], "\n"), Col: off - begin + 1},
