@@ -321,6 +321,15 @@ func with(f *fairlead.Forward, change func(*fairlead.Policy)) *fairlead.Forward 
 	return f
 }
 
+// patient is f with bounds that do not matter even where many transfers share
+// a machine that is busy otherwise.
+func (s *scene) patient(f *fairlead.Forward) *fairlead.Forward {
+	if s.sub.Kernel {
+		return f
+	}
+	return with(f, func(p *fairlead.Policy) { p.Connect, p.Linger = time.Minute, time.Minute })
+}
+
 // again is a copy of f as a second reading of the file would make it.
 func again(f *fairlead.Forward) *fairlead.Forward {
 	g := *f

@@ -63,7 +63,7 @@ func oneByteSegments(s *scene) {
 
 func transfers(s *scene) {
 	at := s.entry()
-	s.apply(s.tcp("echo", at, s.serve(Echo).Address))
+	s.apply(s.patient(s.tcp("echo", at, s.serve(Echo).Address)))
 	n, limit := 200, int64(8<<20)
 	if testing.Short() {
 		n, limit = 100, 1<<20

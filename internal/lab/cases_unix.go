@@ -48,8 +48,8 @@ func unixSockets(s *scene) {
 			address[j], spots[j] = at.String(), spot(fairlead.TCP, at, 1)
 		}
 		s.apply(
-			s.forward("after", spots[0], target(way.after.Address)),
-			s.forward("every", spots[1], target(way.every.Address)),
+			s.patient(s.forward("after", spots[0], target(way.after.Address))),
+			s.patient(s.forward("every", spots[1], target(way.every.Address))),
 		)
 		x := Transfer{From: s.at.Client, Network: way.from, Address: address[0], Seed: uint64(300 + i), Size: 1<<20 + 3}
 		if err := x.Run(s.Context()); err != nil {

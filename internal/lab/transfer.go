@@ -59,7 +59,9 @@ func (x Transfer) Over(c HalfCloser) error {
 		c.SetWriteDeadline(time.Unix(1, 0)) // the rest need not be sent
 	}
 	if werr := <-sent; werr != nil && (err == nil || !errors.Is(werr, errTimeout)) {
-		err = errors.Join(err, werr)
+		// The system tells of a reset once; where writing met it, reading saw
+		// a clean end.
+		err = errors.Join(werr, err)
 	}
 	return err
 }
