@@ -111,6 +111,7 @@ type entry struct {
 	src     *source
 	at, via span32 // the spot and the place, for pointing at
 	line    int32
+	said    uint64 // the modifiers of the sentence
 }
 
 // A span32 is a part of a source's text.
@@ -209,6 +210,7 @@ func (l *loader) lines(src *source) {
 		// Room for about as many forwards as there will be.
 		l.entries = make([]entry, 0, n)
 		l.names = make(map[string]int, n)
+		l.file.Forwards = make([]*fairlead.Forward, 0, n)
 	}
 	r := lineReader{src: src, list: &l.list, toks: l.toks}
 	afterForward := false
@@ -458,7 +460,7 @@ func (l *loader) forward(p *parser, line int) {
 	l.slab = l.slab[1:]
 	f.Source = fairlead.Pos{File: p.src.name, Line: line, Col: columnOf(p.src, int(t.off))}
 	l.names[name] = len(l.entries)
-	l.entries = append(l.entries, entry{f: f, src: p.src, at: p.at.span(), via: p.via.span(), line: int32(line)})
+	l.entries = append(l.entries, entry{f: f, src: p.src, at: p.at.span(), via: p.via.span(), line: int32(line), said: p.said})
 	l.file.Forwards = append(l.file.Forwards, f)
 }
 
@@ -703,9 +705,11 @@ func (l *loader) finish() {
 	l.checkOverlaps()
 	l.applyDefaults()
 	var b []byte
-	for _, f := range l.file.Forwards {
-		b = appendSentence(b[:0], f)
-		f.Expr = string(b)
+	for i := range l.entries {
+		if e := &l.entries[i]; e.f != nil {
+			b = appendSentence(b[:0], e.f, e.said|l.defaults)
+			e.f.Expr = string(b)
+		}
 	}
 }
 

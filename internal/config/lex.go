@@ -83,18 +83,57 @@ func (t token) part(i, n int) token {
 // no text at all yields a problem and no tokens.
 func (l *problems) lexLine(src *source, toks []token, from, to int) (out []token, comment int, ok bool) {
 	text := src.text[:to]
-	if i := badCharacter(text[from:]); i >= 0 {
-		l.badCharacter(src, from+i)
-		return toks, -1, false
-	}
 	begin := len(toks)
+	checked := false // all characters of the line
 	for i := from; i < to; {
-		switch c := text[i]; c {
-		case ' ', '\t', '\r':
+		switch c := text[i]; class[c] {
+		case plain, quote, odd:
+			if class[c] == odd && !checked {
+				if bad := badCharacter(text[from:]); bad >= 0 {
+					l.badCharacter(src, from+bad)
+					return toks[:begin], -1, false
+				}
+				checked = true
+			}
+			// The usual word ends at a blank and has nothing special in it.
+			stop := i
+			for stop < to && class[text[stop]] == plain {
+				stop++
+			}
+			if stop == to || text[stop] == ' ' {
+				toks = append(toks, token{text: text[i:stop], off: int32(i), end: int32(stop), first: len(toks) == begin})
+				i = stop
+				continue
+			}
+			if !checked {
+				if bad := badCharacter(text[from:]); bad >= 0 {
+					l.badCharacter(src, from+bad)
+					return toks[:begin], -1, false
+				}
+				checked = true
+			}
+			t, ok := lexWord(text, i)
+			t.first = len(toks) == begin
+			if !ok {
+				l.add(fairlead.CodeSyntax, src, t, "a quote is not closed").hint(`a quoted word ends with " on the same line`)
+				return toks[:begin], -1, false
+			}
+			toks = append(toks, t)
+			i = int(t.end)
+		case blank:
+			if c == '\r' && i != to-1 && !checked {
+				l.badCharacter(src, i)
+				return toks[:begin], -1, false
+			}
 			i++
-		case '#':
-			return toks, i, true
-		case ',', '{', '}':
+		default:
+			if c == '#' {
+				if bad := badCharacter(text[i:]); bad >= 0 {
+					l.badCharacter(src, i+bad)
+					return toks[:begin], -1, false
+				}
+				return toks, i, true
+			}
 			kind := tokenComma
 			switch c {
 			case '{':
@@ -104,19 +143,31 @@ func (l *problems) lexLine(src *source, toks []token, from, to int) (out []token
 			}
 			toks = append(toks, token{text: text[i : i+1], off: int32(i), end: int32(i + 1), kind: kind, first: len(toks) == begin})
 			i++
-		default:
-			t, ok := lexWord(text, i)
-			t.first = len(toks) == begin
-			if !ok {
-				l.add(fairlead.CodeSyntax, src, t, "a quote is not closed").hint(`a quoted word ends with " on the same line`)
-				return toks[:begin], -1, false
-			}
-			toks = append(toks, t)
-			i = int(t.end)
 		}
 	}
 	return toks, -1, true
 }
+
+// The classes of bytes, as the lexer sees them.
+const (
+	plain = iota // part of a word
+	blank
+	quote
+	odd     // no ASCII, or none that may stand in a line: look closer
+	special // a mark of its own, at the beginning of a word
+)
+
+var class = func() (c [256]uint8) {
+	for b := range c {
+		if b >= utf8.RuneSelf || !plainByte[b] {
+			c[b] = odd
+		}
+	}
+	c[' '], c['\t'], c['\r'] = blank, blank, blank
+	c['"'] = quote
+	c[','], c['{'], c['}'], c['#'] = special, special, special, special
+	return c
+}()
 
 // lexWord reads the word that begins at i. A comma ends it only where nothing
 // of the word follows; a quoted part keeps everything up to its end.

@@ -22,10 +22,17 @@ type host struct {
 
 // A span is ports of one host that belong to one forward.
 type span struct {
-	host        int32
-	first, last uint16
-	entry       int32 // into the loader's entries
+	key   uint64 // host, first and last port, from the highest bits down
+	entry int32  // into the loader's entries
 }
+
+func newSpan(host int32, first, last uint16, entry int) span {
+	return span{uint64(host)<<32 | uint64(first)<<16 | uint64(last), int32(entry)}
+}
+
+func (s span) host() int32   { return int32(s.key >> 32) }
+func (s span) first() uint16 { return uint16(s.key >> 16) }
+func (s span) last() uint16  { return uint16(s.key) }
 
 // checkOverlaps notes forwards that listen at the same place. It sorts the
 // spans of each host once and looks every span up among the hosts that cover
@@ -36,13 +43,18 @@ func (l *loader) checkOverlaps() {
 		hosts []host
 		spans = make([]span, 0, len(l.entries)+16)
 	)
+	lastHost, lastID := host{}, int32(-1)
 	id := func(h host) int32 {
+		if lastID >= 0 && h == lastHost {
+			return lastID
+		}
 		n, ok := ids[h]
 		if !ok {
 			n = int32(len(hosts))
 			ids[h] = n
 			hosts = append(hosts, h)
 		}
+		lastHost, lastID = h, n
 		return n
 	}
 	for i := range l.entries {
@@ -55,7 +67,7 @@ func (l *loader) checkOverlaps() {
 			continue
 		}
 		if h.unix != "" {
-			spans = append(spans, span{id(h), 0, 0, int32(i)})
+			spans = append(spans, newSpan(id(h), 0, 0, i))
 			continue
 		}
 		for n := fairlead.TCP; n <= fairlead.UDP; n <<= 1 {
@@ -65,18 +77,18 @@ func (l *loader) checkOverlaps() {
 			h.net = n
 			at := id(h)
 			for _, r := range f.At.Ports {
-				spans = append(spans, span{at, r.First, r.Last, int32(i)})
+				spans = append(spans, newSpan(at, r.First, r.Last, i))
 			}
 		}
 	}
 	slices.SortFunc(spans, func(a, b span) int {
-		if c := cmp.Compare(a.host, b.host); c != 0 {
-			return c
+		switch {
+		case a.key < b.key:
+			return -1
+		case a.key > b.key:
+			return 1
 		}
-		if c := cmp.Compare(a.first, b.first); c != 0 {
-			return c
-		}
-		return cmp.Compare(a.entry, b.entry)
+		return int(a.entry - b.entry)
 	})
 
 	clashes := map[int32]int32{} // the later entry, the earliest one it meets
@@ -94,16 +106,16 @@ func (l *loader) checkOverlaps() {
 	begin := make([]int32, len(hosts)+1) // of each host's spans
 	reach := make([]int32, len(spans))   // the span up to here that ends last
 	for i, s := range spans {
-		begin[s.host+1] = int32(i + 1)
+		begin[s.host()+1] = int32(i + 1)
 		reach[i] = int32(i)
-		if i == 0 || spans[i-1].host != s.host {
+		if i == 0 || spans[i-1].host() != s.host() {
 			continue
 		}
 		far := reach[i-1]
-		if spans[far].last >= s.first {
+		if spans[far].last() >= s.first() {
 			clash(spans[far].entry, s.entry)
 		}
-		if spans[far].last >= s.last {
+		if spans[far].last() >= s.last() {
 			reach[i] = far
 		}
 	}
@@ -122,11 +134,11 @@ func (l *loader) checkOverlaps() {
 			s := spans[i]
 			for _, c := range covers {
 				among := spans[begin[c]:begin[c+1]]
-				n, _ := slices.BinarySearchFunc(among, int(s.last)+1, func(x span, last int) int { return cmp.Compare(int(x.first), last) })
+				n, _ := slices.BinarySearchFunc(among, int(s.last())+1, func(x span, last int) int { return cmp.Compare(int(x.first()), last) })
 				if n == 0 {
 					continue
 				}
-				if far := spans[reach[int(begin[c])+n-1]]; far.last >= s.first {
+				if far := spans[reach[int(begin[c])+n-1]]; far.last() >= s.first() {
 					clash(far.entry, s.entry)
 				}
 			}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math/bits"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -12,7 +13,7 @@ import (
 // in the order of the grammar's table, without the name. Parsed again it is an
 // equal forward.
 func Sentence(f *fairlead.Forward) string {
-	return string(appendSentence(make([]byte, 0, 96), f))
+	return string(appendSentence(make([]byte, 0, 96), f, ^uint64(0)))
 }
 
 // Line is a forward as a line of the file, "NAME: SENTENCE".
@@ -20,7 +21,9 @@ func Line(f *fairlead.Forward) string {
 	return f.Name + ": " + Sentence(f)
 }
 
-func appendSentence(b []byte, f *fairlead.Forward) []byte {
+// appendSentence prints f. Only modifiers in mask, by their index, are looked
+// at.
+func appendSentence(b []byte, f *fairlead.Forward, mask uint64) []byte {
 	b = append(b, f.Kind...)
 	if k := kindOf(string(f.Kind)); k == nil || k.listen != no {
 		b = append(b, ' ')
@@ -44,8 +47,9 @@ func appendSentence(b []byte, f *fairlead.Forward) []byte {
 			b = appendPair(b, "sni", name)
 		}
 	}
-	for i := range modifiers {
-		if m := &modifiers[i]; m.field.said(f) {
+	mask &= 1<<len(modifiers) - 1
+	for ; mask != 0; mask &= mask - 1 {
+		if m := &modifiers[bits.TrailingZeros64(mask)]; m.field.said(f) {
 			b = m.field.print(b, m.Word, f)
 		}
 	}

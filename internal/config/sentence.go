@@ -264,7 +264,15 @@ func (p *parser) unknownWord(t token) {
 				words = nil
 			}
 		}
-		m := p.bad(fairlead.CodeUnknownWord, t, "unknown modifier %s", shown(t.text)).meant(t.text, words, wordsFor(set))
+		m := p.bad(fairlead.CodeUnknownWord, t, "unknown modifier %s", shown(t.text))
+		if name, ok := strings.CutPrefix(t.text, "--"); ok {
+			name, _, _ = strings.Cut(name, "=")
+			if s := nearest(name, wordsFor(set)); s != "" {
+				m.hint("did you mean %q?", "--"+s)
+			}
+			return
+		}
+		m.meant(t.text, words, wordsFor(set))
 		if m.p.At.Hint == "" {
 			// A word of another kind is worth a hint as well: what it then
 			// says of the kind is the better explanation.

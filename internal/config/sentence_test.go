@@ -174,6 +174,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		inFile bool
 	}{
 		{"forward 80 to x idel 5s", "FL-301", "idel", 17, `unknown modifier "idel"`, `did you mean "idle"?`, false},
+		{"forward 80 to x --idel=5s", "FL-301", "--idel=5s", 17, `unknown modifier "--idel=5s"`, `did you mean "--idle"?`, false},
 		{"forward 80 to x hairpin", "FL-301", "hairpin", 17, `unknown modifier "hairpin"`, "nat does that by itself, leave it out", false},
 		{"forward 80 ot x", "FL-301", "ot", 12, `unknown modifier "ot"`, `did you mean "to"?`, false},
 		{"natt wan:80 to x", "FL-302", "natt", 1, `unknown kind "natt"; kinds are forward, nat, open, local, remote, dynamic, map, router, trigger, helper, share, sshd, tunnel`, `did you mean "nat"?`, false},

@@ -218,14 +218,11 @@ func (p *parser) loop(f *fairlead.Forward) {
 			}
 			continue
 		}
-		if !reaches(&f.At, t.Host, f.Kind) {
-			continue
-		}
 		ports := t.Ports
 		if len(ports) == 0 {
 			ports = f.At.Ports
 		}
-		if n := common(f.At.Ports, ports); n != 0 {
+		if n := common(f.At.Ports, ports); n != 0 && reaches(&f.At, t.Host, f.Kind) {
 			host := t.Host
 			if strings.Contains(host, ":") {
 				host = "[" + host + "]"
