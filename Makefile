@@ -36,7 +36,7 @@ check:
 cross:
 	@for system in $(SYSTEMS); do \
 		echo "building for $$system"; \
-		GOOS=$${system%/*} GOARCH=$${system#*/} CGO_ENABLED=0 $(GO) build ./... || exit 1; \
+		GOOS=$${system%/*} GOARCH=$${system#*/} CGO_ENABLED=0 $(GO) build -buildvcs=false ./... || exit 1; \
 	done
 
 lint:
