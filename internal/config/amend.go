@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 
 	"fairlead"
@@ -15,14 +16,39 @@ func Amend(old *fairlead.Forward, words []string) (*fairlead.Forward, []*fairlea
 		f, problems := ParseArgs(words)
 		return amended(f, old), problems
 	}
-	bare := &fairlead.Forward{Kind: old.Kind, At: old.At, To: old.To}
-	if len(words) > 0 && words[0] == "to" {
-		bare.To = nil
+	src := &source{text: strings.Join(words, " ")}
+	var list problems
+	if tooLong(&list, src) {
+		return nil, list.all()
 	}
-	f, problems := ParseArgs(append(strings.Fields(Sentence(bare)), words...))
-	if len(problems) > 0 {
-		return nil, problems
+	if i := badCharacter(src.text); i >= 0 {
+		list.badCharacter(src, i)
+		return nil, list.all()
 	}
+	p := parser{src: src, list: &list, command: true, kind: kindOf(string(old.Kind))}
+	off := 0
+	for _, w := range words {
+		p.toks = appendArg(p.toks, w, off)
+		off += len(w) + 1
+	}
+	// The forward as it would be if only its kind, its spot and its targets
+	// had been said, with lists of its own.
+	f := &fairlead.Forward{Kind: old.Kind, At: old.At, To: slices.Clone(old.To)}
+	for i := range f.To {
+		f.To[i].From = slices.Clip(f.To[i].From)
+		f.To[i].SNI = slices.Clip(f.To[i].SNI)
+	}
+	for i := range p.toks {
+		switch {
+		case p.toks[i].is("to"):
+			f.To = nil
+		case p.toks[i].is("on") && old.Kind == fairlead.KindTrigger:
+			f.At = fairlead.Spot{Ports: old.At.Ports, Net: old.At.Net}
+		case p.toks[i].is("on"):
+			f.At = fairlead.Spot{}
+		}
+	}
+	p.rest(f)
 	for i := range modifiers {
 		m := &modifiers[i]
 		switch m.field.(type) {
@@ -30,10 +56,25 @@ func Amend(old *fairlead.Forward, words []string) (*fairlead.Forward, []*fairlea
 			if len(old.To) > 0 {
 				continue // they belong to the targets
 			}
+		case onField:
+			p.said |= 1 << m.index // here or before
+			continue
 		}
-		if m.field.said(old) && !m.field.said(f) {
+		if m.field.said(old) && p.said&(1<<m.index) == 0 {
 			m.field.copy(f, old)
 		}
+	}
+	if !p.saidWord("user") && !p.saidWord("agent") {
+		f.Policy.Users = old.Policy.Users
+	}
+	if list.total() == 0 {
+		for i := range f.To {
+			p.rangeFits(p.end(), f, &f.To[i])
+		}
+		p.complete(f)
+	}
+	if list.total() > 0 {
+		return nil, list.all()
 	}
 	f.Expr = Sentence(f)
 	return amended(f, old), nil

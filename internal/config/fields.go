@@ -359,24 +359,16 @@ func (onField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) bo
 	return p.spotHost(t, t.text, &f.At)
 }
 
+// said is only whether it stands among the modifiers: the kinds that serve on
+// a spot have it right behind the kind.
 func (onField) said(f *fairlead.Forward) bool {
-	switch f.Kind {
-	case fairlead.KindSSHD, fairlead.KindTunnel, fairlead.KindRouter:
-		return true
-	case fairlead.KindTrigger:
-		return f.At.Host() != ""
-	}
-	return false
+	return f.Kind == fairlead.KindTrigger && f.At.Host() != ""
 }
 
 func (onField) copy(to, from *fairlead.Forward) {}
 
 func (onField) print(b []byte, word string, f *fairlead.Forward) []byte {
-	b = append(append(append(b, ' '), word...), ' ')
-	if f.Kind == fairlead.KindTrigger || f.Kind == fairlead.KindRouter {
-		return append(b, f.At.Host()...)
-	}
-	return appendSpot(b, &f.At)
+	return append(append(append(append(b, ' '), word...), ' '), f.At.Host()...)
 }
 
 // versionField is the PROXY protocol's version.

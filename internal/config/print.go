@@ -33,6 +33,8 @@ func appendSentence(b []byte, f *fairlead.Forward, mask uint64) []byte {
 		} else {
 			b = appendSpot(b, &f.At)
 		}
+	} else {
+		b = appendSpot(append(b, " on "...), &f.At)
 	}
 	for i := range f.To {
 		t := &f.To[i]
