@@ -71,7 +71,7 @@ func (s spec) start(t testing.TB, args ...string) *process {
 		p.cmd.Process.Kill()
 		<-p.done
 		if t.Failed() {
-			t.Logf("%s said:\n%s", strings.Join(args, " "), p.stderr)
+			t.Logf("%s said at last:\n%s", strings.Join(args, " "), p.stderr.tail())
 		}
 	})
 	return p
@@ -95,7 +95,7 @@ func (p *process) ends(code int) {
 		p.t.Fatalf("%v still runs after %v", p.cmd.Args, patience)
 	}
 	if got := p.cmd.ProcessState.ExitCode(); got != code {
-		p.t.Fatalf("%v ended with %v, want exit code %d; it said:\n%s", p.cmd.Args, p.cmd.ProcessState, code, p.stderr)
+		p.t.Fatalf("%v ended with %v, want exit code %d", p.cmd.Args, p.cmd.ProcessState, code)
 	}
 }
 
@@ -106,18 +106,28 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// says waits until the process has written something to stderr that matches,
-// n times.
-func (p *process) says(pattern string, n int) {
+// says waits until the process has written something to stderr that matches.
+func (p *process) says(pattern string) {
 	p.t.Helper()
+	p.saysAfter(0, pattern)
+}
+
+// saysAfter is says for what is written after the first so many bytes; see
+// transcript.mark.
+func (p *process) saysAfter(mark int, pattern string) {
+	p.t.Helper()
+	w := p.stderr.await(mark, regexp.MustCompile(pattern))
+	defer p.stderr.forget(w)
 	select {
-	case <-p.stderr.until(regexp.MustCompile(pattern), n):
+	case <-w.found:
 	case <-p.done:
-		if p.stderr.count(regexp.MustCompile(pattern)) < n {
-			p.t.Fatalf("%v ended (%v) without saying %q; it said:\n%s", p.cmd.Args, p.cmd.ProcessState, pattern, p.stderr)
+		select {
+		case <-w.found:
+		default:
+			p.t.Fatalf("%v ended (%v) without saying %q", p.cmd.Args, p.cmd.ProcessState, pattern)
 		}
 	case <-time.After(patience):
-		p.t.Fatalf("%v does not say %q %d times; it said:\n%s", p.cmd.Args, pattern, n, p.stderr)
+		p.t.Fatalf("%v does not say %q", p.cmd.Args, pattern)
 	}
 }
 
@@ -219,8 +229,8 @@ type transcript struct {
 }
 
 type wait struct {
+	from    int // the first byte not yet looked at
 	pattern *regexp.Regexp
-	n       int
 	found   chan struct{}
 }
 
@@ -237,33 +247,52 @@ func (s *transcript) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// look looks at the lines that are new to w.
 func (s *transcript) look(w *wait) {
-	if len(w.pattern.FindAllIndex(s.text, w.n)) >= w.n {
+	if w.pattern.Match(s.text[w.from:]) {
 		close(w.found)
 		delete(s.waits, w)
 	}
+	w.from = max(w.from, bytes.LastIndexByte(s.text, '\n')+1)
 }
 
-// until is closed when the text has n matches.
-func (s *transcript) until(pattern *regexp.Regexp, n int) <-chan struct{} {
+// await waits for a match in one line after the first mark bytes.
+func (s *transcript) await(mark int, pattern *regexp.Regexp) *wait {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := &wait{pattern, n, make(chan struct{})}
+	w := &wait{mark, pattern, make(chan struct{})}
 	s.waits[w] = true
 	s.look(w)
-	return w.found
+	return w
 }
 
-func (s *transcript) count(pattern *regexp.Regexp) int {
+func (s *transcript) forget(w *wait) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(pattern.FindAllIndex(s.text, -1))
+	delete(s.waits, w)
+}
+
+// mark is how much was written so far.
+func (s *transcript) mark() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.text)
+}
+
+func (s *transcript) count(pattern string) int {
+	return len(regexp.MustCompile(pattern).FindAllString(s.String(), -1))
 }
 
 func (s *transcript) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return string(s.text)
+}
+
+// tail is the last lines.
+func (s *transcript) tail() string {
+	lines := strings.SplitAfter(s.String(), "\n")
+	return strings.Join(lines[max(0, len(lines)-30):], "")
 }
 
 // A unit is a running "fairlead up" with a directory of its own.
@@ -301,7 +330,7 @@ func (s spec) up(t testing.TB, text string) *unit {
 func (s spec) upIn(t testing.TB, dir string) *unit {
 	t.Helper()
 	v := s.upUnready(t, dir)
-	v.says(` is up`, 1)
+	v.says(` is up`)
 	return v
 }
 

@@ -28,7 +28,7 @@ func TestTransfersArriveIntact(t *testing.T) {
 			echo := lab.Serve(t, lab.At{}, lab.Echo)
 			at := freePort(t)
 			p := spec{before: user.before}.start(t, "forward", at, "to", echo.Address)
-			p.says("Ctrl-C ends it", 1)
+			p.says("Ctrl-C ends it")
 			carries(t, at)
 			eventually(t, "the first connection is gone", func() bool { return len(p.sockets()) == 0 })
 			before, pipesBefore := p.descriptors()
@@ -65,7 +65,7 @@ func TestNoGoroutineIsLeftOfTransfers(t *testing.T) {
 	after := func(n int) int {
 		at := freePort(t)
 		p := spec{env: []string{"GOTRACEBACK=all"}}.start(t, "forward", at, "to", echo.Address)
-		p.says("Ctrl-C ends it", 1)
+		p.says("Ctrl-C ends it")
 		lab.Transfers(t, lab.Transfer{Network: "tcp", Address: at, Seed: 1}, n, 64<<10)
 		eventually(t, "the connections are gone", func() bool { return len(p.sockets()) == 0 })
 		p.signal(syscall.SIGQUIT) // the runtime prints all goroutines, and ends
