@@ -25,6 +25,7 @@ func (e *entry) accept() {
 				return
 			}
 			b := e.rule.Load()
+			e.r.serving.Add(1)
 			e.r.wg.Go(func() { e.serve(b, c) })
 			continue
 		}
@@ -64,13 +65,14 @@ func (e *entry) descriptors(c net.Conn) bool {
 // It owns c, and two descriptors of the budget, until then.
 func (e *entry) serve(b *binding, c net.Conn) {
 	r, ru := e.r, b.rule
-	client := sock.AddrPort(c.RemoteAddr()).Addr()
+	defer r.serving.Add(-1)
+	client := sock.AddrPort(c.RemoteAddr()).Addr().WithZone("")
 	targets, why := admit(ru, client)
 	if why != "" {
 		r.turnAway(ru, c, why, nil)
 		return
 	}
-	if ru.keepalive != sock.DefaultKeepalive || !sock.Inherits {
+	if ru.keepalive != e.inherited || !sock.Inherits {
 		keepalive(c, ru.f.Policy.Keepalive)
 	}
 	t, why, err := r.dial(b, targets)
@@ -126,12 +128,8 @@ func keepalive(c net.Conn, d time.Duration) {
 // dial connects to the first of targets that answers, within the time that
 // the rule allows for all of them.
 func (r *Relay) dial(b *binding, targets []*target) (net.Conn, fairlead.Reason, error) {
-	ctx := r.ctx
-	if b.rule.connect > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, b.rule.connect)
-		defer cancel()
-	}
+	ctx, cancel := b.rule.dialContext(r.ctx)
+	defer cancel()
 	var last error
 	for _, t := range targets {
 		c, err := r.dialTarget(ctx, b, t)
@@ -155,8 +153,8 @@ func (r *Relay) dial(b *binding, targets []*target) (net.Conn, fairlead.Reason, 
 
 func (r *Relay) dialTarget(ctx context.Context, b *binding, t *target) (net.Conn, error) {
 	network, address := t.address(b.rule.f.At.Ports, b.port)
-	if network == "tcp" && r.loops(ctx, b, t) {
-		return nil, fairlead.Problemf(fairlead.CodeLoop, "%s leads back to itself: %s is where it listens", b.rule.f.Name, address)
+	if r.loops(ctx, network, b, t) {
+		return nil, loopProblem(b.rule, address)
 	}
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		c, err := b.rule.place.DialContext(ctx, network, address)
@@ -170,75 +168,4 @@ func (r *Relay) dialTarget(ctx context.Context, b *binding, t *target) (net.Conn
 		case <-time.After(wait):
 		}
 	}
-}
-
-// A resolver is a place that can say what a name stands for there.
-type resolver interface {
-	Resolve(ctx context.Context, host string) ([]netip.Addr, error)
-}
-
-// loops reports whether dialing t would arrive at b's own rule again, which
-// would go on until nothing is left.
-func (r *Relay) loops(ctx context.Context, b *binding, t *target) bool {
-	at := &b.rule.f.At
-	if b.rule.f.Via != "" || len(at.Ports) == 0 || at.Net&fairlead.TCP == 0 {
-		return false
-	}
-	port := t.port(at.Ports, b.port)
-	listens := false
-	for _, p := range at.Ports {
-		listens = listens || p.First <= port && port <= p.Last
-	}
-	if !listens {
-		return false
-	}
-	host := t.t.Host
-	if host == "self" || host == "localhost" {
-		return at.Any || at.Loopback() || at.Addr.IsValid() && at.Addr.IsUnspecified()
-	}
-	addrs := []netip.Addr{}
-	if a, err := netip.ParseAddr(host); err == nil {
-		addrs = append(addrs, a)
-	} else if res, ok := b.rule.place.(resolver); ok {
-		addrs, _ = res.Resolve(ctx, host)
-	}
-	for _, a := range addrs {
-		if r.ownEntry(b.rule, netip.AddrPortFrom(a.Unmap(), port)) {
-			return true
-		}
-	}
-	return false
-}
-
-// ownEntry reports whether a connection to at, on this host, would be
-// accepted by ru.
-func (r *Relay) ownEntry(ru *rule, at netip.AddrPort) bool {
-	any := netip.IPv4Unspecified()
-	if at.Addr().Is6() {
-		any = netip.IPv6Unspecified()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e := r.entries[key{network: "tcp", at: at}]
-	if e == nil && isLocal(at.Addr()) {
-		e = r.entries[key{network: "tcp", at: netip.AddrPortFrom(any, at.Port())}]
-	}
-	return e != nil && e.rule.Load().rule == ru
-}
-
-// isLocal reports whether a belongs to this host.
-func isLocal(a netip.Addr) bool {
-	if a.IsLoopback() || a.IsUnspecified() {
-		return true
-	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return false
-	}
-	for _, n := range addrs {
-		if p, err := netip.ParsePrefix(n.String()); err == nil && p.Addr().Unmap() == a.Unmap() {
-			return true
-		}
-	}
-	return false
 }

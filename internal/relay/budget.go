@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -12,6 +13,7 @@ import (
 type budget struct {
 	size int64
 	sem  *semaphore.Weighted
+	used atomic.Int64
 }
 
 func newBudget(n int) *budget {
@@ -19,9 +21,26 @@ func newBudget(n int) *budget {
 }
 
 // take waits for n descriptors until ctx is done.
-func (b *budget) take(ctx context.Context, n int64) error { return b.sem.Acquire(ctx, n) }
+func (b *budget) take(ctx context.Context, n int64) error {
+	err := b.sem.Acquire(ctx, n)
+	if err == nil {
+		b.used.Add(n)
+	}
+	return err
+}
 
 // try takes n descriptors if they are free.
-func (b *budget) try(n int64) bool { return b.sem.TryAcquire(n) }
+func (b *budget) try(n int64) bool {
+	ok := b.sem.TryAcquire(n)
+	if ok {
+		b.used.Add(n)
+	}
+	return ok
+}
 
-func (b *budget) give(n int64) { b.sem.Release(n) }
+func (b *budget) give(n int64) {
+	b.used.Add(-n)
+	b.sem.Release(n)
+}
+
+func (b *budget) inUse() int { return int(b.used.Load()) }

@@ -28,9 +28,9 @@ type conn struct {
 
 	// The janitor's notes.
 	seen  int64     // bytes at its last look
-	moved time.Time // when that last changed
-	half  time.Time // when it first saw one direction ended
+	moved time.Time // when that last changed, or one direction ended
 	asked time.Time // when it last asked the kernel
+	half  bool      // it has seen that one direction ended
 }
 
 // start begins to carry. The dialing goroutine, whose stack is large, ends
@@ -44,8 +44,9 @@ func (c *conn) start() {
 	c.moved = c.began
 	m.Flows.Add(1)
 	m.Active.Add(1)
-	c.r.table.add(c)
+	// Told before anybody can end it, so that its end is told afterwards.
 	c.r.tell(fairlead.Event{Kind: fairlead.EventOpen, Forward: c.rule.f.Name}, c)
+	c.r.table.add(c)
 	c.r.wg.Go(c.pumpUp)
 	c.r.wg.Go(c.pumpDown)
 }
@@ -63,14 +64,13 @@ func (c *conn) carry(p *pump, from int32) {
 				c.finish(closedBy(c.ended.Load()), false)
 				return
 			}
-			if p.awaitReset() {
-				c.finish(resetBy(from, sender), true)
-			}
-			return
+			which, err = sender, p.awaitError()
+		} else {
+			which, err = receiver, syscall.ECONNRESET // the receiver is gone already
 		}
-		which, err = receiver, syscall.ECONNRESET // the receiver is gone already
 	}
 	switch {
+	case err == nil: // the other direction ends the connection
 	case errors.Is(err, net.ErrClosed):
 		c.finish(fairlead.Shutdown, true) // somebody finished it already, as a rule
 	case isReset(err):
@@ -122,8 +122,7 @@ func (c *conn) finish(why fairlead.Reason, abort bool) {
 		c.flush(c.up.dst)
 	}
 	if abort {
-		sock.Abort(c.client)
-		sock.Abort(c.target)
+		c.abort()
 	} else {
 		c.client.Close()
 		c.target.Close()
@@ -133,6 +132,11 @@ func (c *conn) finish(why fairlead.Reason, abort bool) {
 	c.r.table.remove(c)
 	c.r.budget.give(2)
 	c.r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: c.rule.f.Name, Reason: why}, c)
+}
+
+func (c *conn) abort() {
+	sock.Abort(c.client)
+	sock.Abort(c.target)
 }
 
 func (c *conn) flush(raw syscall.RawConn) {
@@ -171,7 +175,16 @@ func (c *conn) matches(m fairlead.Match) bool {
 	return matches(m, c.id, c.rule.f.Name, sock.AddrPort(c.client.RemoteAddr()).Addr())
 }
 
-func (c *conn) kill() { c.finish(fairlead.Killed, true) }
+// kill and shut also cut short a finish that waits to flush.
+func (c *conn) kill() {
+	c.finish(fairlead.Killed, true)
+	c.abort()
+}
+
+func (c *conn) shut() {
+	c.finish(fairlead.Shutdown, true)
+	c.abort()
+}
 
 func idText(id uint64) string { return "c" + strconv.FormatUint(id, 36) }
 

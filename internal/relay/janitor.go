@@ -41,25 +41,20 @@ func (c *conn) look(now time.Time) {
 	if n := c.in.Load() + c.out.Load(); n != c.seen {
 		c.seen, c.moved = n, now
 	}
+	if !c.half && c.ended.Load() != 0 {
+		c.half, c.moved = true, now
+	}
 	silent := now.Sub(c.moved)
 	switch ru := c.rule; {
 	case ru.lifetime > 0 && now.Sub(c.began) >= ru.lifetime:
 		c.finish(fairlead.Lifetime, true)
 	case ru.idle > 0 && silent >= ru.idle:
 		c.finish(fairlead.IdleTimeout, true)
-	case ru.linger > 0 && c.ended.Load() != 0 && silent >= ru.linger && now.Sub(c.halfSince(now)) >= ru.linger:
+	case ru.linger > 0 && c.half && silent >= ru.linger:
 		c.finish(fairlead.LingerTimeout, true)
 	default:
 		c.lookAtPeers(now, silent)
 	}
-}
-
-// halfSince is when the janitor first saw the connection half-closed.
-func (c *conn) halfSince(now time.Time) time.Time {
-	if c.half.IsZero() {
-		c.half = now
-	}
-	return c.half
 }
 
 // lookAtPeers finds what no pump can see: a sender that was reset while its
@@ -71,6 +66,7 @@ func (c *conn) lookAtPeers(now time.Time, silent time.Duration) {
 		return
 	}
 	c.asked = now
+	patient := 2 * max(c.rule.keepalive, time.Second) // the kernel asks no faster
 	for _, peer := range []struct {
 		p               *pump
 		reset, vanished fairlead.Reason
@@ -87,7 +83,7 @@ func (c *conn) lookAtPeers(now time.Time, silent time.Duration) {
 		case h.Failed && stalled:
 			c.r.wg.Go(func() { c.finish(peer.reset, true) }) // it may wait for what is unsent
 			return
-		case h.Unacked && c.rule.keepalive > 0 && h.Silent >= 2*c.rule.keepalive:
+		case h.Unacked && c.rule.keepalive > 0 && h.Silent >= patient:
 			c.finish(peer.vanished, true)
 			return
 		}

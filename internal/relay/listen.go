@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"fairlead"
 	"fairlead/internal/sys/sock"
@@ -57,6 +59,9 @@ type entry struct {
 	udp  *udpEntry
 	gone context.Context // ends when the socket is closed
 	stop context.CancelFunc
+
+	inherited time.Duration // keepalive that accepted connections have by themselves; see rule.keepalive
+	file      os.FileInfo   // of a unix socket
 }
 
 // A binding is the rule behind an entry, and which of its ports the entry is.
@@ -65,31 +70,54 @@ type binding struct {
 	port int // index into the rule's listening ports
 }
 
+// A hearing is what became of a rule's wish to listen.
+type hearing struct {
+	bound   []string
+	problem *fairlead.Problem // the first
+}
+
+// hearingFrom is where the relay listens now, for who asks without its lock.
+// It is never changed.
+type hearingFrom struct {
+	entries map[key]*entry
+	ports   map[uint16]bool
+}
+
 // listen makes the sockets those that the rules want. The caller holds r.mu.
 func (r *Relay) listen(ctx context.Context) {
 	type wanted struct {
 		key key
 		b   *binding
+		h   *hearing
 	}
 	var want []wanted
 	wants := map[key]*rule{}
-	for _, ru := range r.rules {
-		keys, problem := r.keys(ru)
-		ru.mu.Lock()
-		ru.bound, ru.problem, ru.partial = nil, problem, false
-		ru.mu.Unlock()
+	hearings := make([]hearing, len(r.rules))
+	left := r.budget.size - r.budget.size/4 // or connections would find none
+	for i, ru := range r.rules {
+		h := &hearings[i]
+		var keys []portKey
+		keys, h.problem = r.keys(ru)
+		if int64(len(keys)) > left {
+			h.problem = fairlead.Problemf(fairlead.CodeTooManyPorts, "%s needs %d sockets, and this process may have %d more for listening",
+				ru.f.At.String(), len(keys), left).Fix("raise the limit of open files", fmt.Sprintf("ulimit -n %d", 2*(r.budget.size+int64(len(keys)))))
+			continue
+		}
+		left -= int64(len(keys))
 		for _, k := range keys {
-			if other := wants[k.key]; other != nil && other != ru {
-				ru.fail(fairlead.Problemf(fairlead.CodeOverlap, "%s listens at %s already", other.f.Name, k.key))
-				continue
+			switch other := wants[k.key]; other {
+			case nil:
+				wants[k.key] = ru
+				want = append(want, wanted{k.key, &binding{ru, k.port}, h})
+			case ru: // an address that was given twice
+			default:
+				h.fail(fairlead.Problemf(fairlead.CodeOverlap, "%s listens at %s already", other.f.Name, k.key))
 			}
-			wants[k.key] = ru
-			want = append(want, wanted{k.key, &binding{ru, k.port}})
 		}
 	}
 	// First what goes, so that 0.0.0.0:80 can become 127.0.0.1:80.
 	for k, e := range r.entries {
-		if wants[k] == nil {
+		if wants[k] == nil || e.lost() {
 			delete(r.entries, k)
 			e.close()
 		}
@@ -98,22 +126,56 @@ func (r *Relay) listen(ctx context.Context) {
 		e := r.entries[w.key]
 		if e == nil {
 			var err error
-			if e, err = r.open(ctx, w.key, w.b); err != nil {
-				if noFamily(w.key, err) {
-					continue
-				}
-				w.b.rule.fail(r.listenProblem(w.b.rule.f, w.key, err))
+			e, err = r.open(ctx, w.key, w.b)
+			switch {
+			case err == nil:
+				r.entries[w.key] = e
+			case noFamily(w.key, err):
+				continue
+			case wants[r.dual(w.key)] == w.b.rule:
+				// The socket that was passed for IPv6 takes IPv4 with it.
+			case w.h.problem != nil:
+				continue // to find out who holds each of a thousand ports takes long
+			default:
+				w.h.fail(r.listenProblem(w.b.rule.f, w.key, err))
 				continue
 			}
-			r.entries[w.key] = e
 		} else if b := e.rule.Load(); b.rule != w.b.rule || b.port != w.b.port {
 			e.rule.Store(w.b)
 		}
-		w.b.rule.hear(w.key)
+		w.h.bound = append(w.h.bound, w.key.String())
 	}
-	for _, ru := range r.rules {
-		ru.settle()
+	for i, ru := range r.rules {
+		ru.settle(hearings[i])
 	}
+	heard := &hearingFrom{maps.Clone(r.entries), map[uint16]bool{}}
+	for k := range r.entries {
+		heard.ports[k.at.Port()] = true
+	}
+	r.heard.Store(heard)
+}
+
+// dual is the key of the socket that was passed for every IPv6 address and
+// takes IPv4 with it, where k is every IPv4 address; the zero key otherwise.
+func (r *Relay) dual(k key) key {
+	if k.network == "unix" || k.at.Addr() != netip.IPv4Unspecified() {
+		return key{}
+	}
+	k.at = netip.AddrPortFrom(netip.IPv6Unspecified(), k.at.Port())
+	if f := r.passed[k]; f == nil || !sock.TakesIPv4(f) {
+		return key{}
+	}
+	return k
+}
+
+// lost says that the file of a unix socket was removed or replaced, so that
+// nobody finds the socket any more.
+func (e *entry) lost() bool {
+	if e.file == nil {
+		return false
+	}
+	now, err := os.Lstat(e.key.path)
+	return err != nil || !os.SameFile(e.file, now)
 }
 
 // noFamily says that the machine has no such address family at all, so that a
@@ -124,28 +186,20 @@ func noFamily(k key, err error) bool {
 		(errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL))
 }
 
-// hear notes that the rule listens at k.
-func (ru *rule) hear(k key) {
-	ru.mu.Lock()
-	defer ru.mu.Unlock()
-	ru.bound = append(ru.bound, k.String())
-	ru.partial = ru.problem != nil
-}
-
 // fail notes why the rule does not listen somewhere; the first reason stands.
-func (ru *rule) fail(p *fairlead.Problem) {
-	ru.mu.Lock()
-	defer ru.mu.Unlock()
-	if ru.problem == nil {
-		ru.problem = p
+func (h *hearing) fail(p *fairlead.Problem) {
+	if h.problem == nil {
+		h.problem = p
 	}
-	ru.partial = len(ru.bound) > 0
 }
 
-// settle turns a half success into its own words.
-func (ru *rule) settle() {
+// settle notes all at once how the rule listens, so that a report in between
+// sees no half of it, and turns a half success into its own words.
+func (ru *rule) settle(h hearing) {
 	ru.mu.Lock()
 	defer ru.mu.Unlock()
+	ru.bound, ru.problem = h.bound, h.problem
+	ru.partial = h.problem != nil && len(h.bound) > 0
 	switch p := ru.problem; {
 	case p == nil && len(ru.bound) == 0:
 		ru.problem = fairlead.Problemf(fairlead.CodeListenFailed, "this machine has no address to listen at for %s", ru.f.At.String())
@@ -172,6 +226,9 @@ type portKey struct {
 // keys is where a rule wants to listen.
 func (r *Relay) keys(ru *rule) ([]portKey, *fairlead.Problem) {
 	at := &ru.f.At
+	if ru.place == nil {
+		return nil, ru.noPlace
+	}
 	if at.Unix != "" {
 		return []portKey{{key{network: "unix", path: at.Unix}, 0}}, nil
 	}
@@ -204,19 +261,18 @@ func (r *Relay) keys(ru *rule) ([]portKey, *fairlead.Problem) {
 			}
 		}
 	})
-	if int64(len(keys)) > r.budget.size {
-		return nil, fairlead.Problemf(fairlead.CodeTooManyPorts, "%s needs %d sockets, and this process may have %d",
-			at.String(), len(keys), r.budget.size).Fix("raise the limit of open files", fmt.Sprintf("ulimit -n %d", 2*len(keys)+1024))
-	}
 	return keys, nil
 }
 
 // open makes the socket k and begins to serve it.
 func (r *Relay) open(ctx context.Context, k key, b *binding) (*entry, error) {
+	if r.ctx.Err() != nil {
+		return nil, net.ErrClosed
+	}
 	if !r.budget.try(1) {
 		return nil, syscall.EMFILE
 	}
-	e := &entry{r: r, key: k}
+	e := &entry{r: r, key: k, inherited: b.rule.keepalive}
 	e.rule.Store(b)
 	e.gone, e.stop = context.WithCancel(r.ctx)
 	if err := e.listen(ctx, b); err != nil {
@@ -244,8 +300,11 @@ func (e *entry) listen(ctx context.Context, b *binding) (err error) {
 			e.ln = ln
 		}
 	case "unix":
-		ln, lerr := sock.ListenUnix(ctx, e.key.path, socketMode)
+		ln, lerr := sock.ListenUnix(ctx, e.key.path, modeOf(b.rule.f))
 		if err = lerr; err == nil {
+			// Whoever replaces the file meanwhile shall keep theirs: close removes it only while it is ours.
+			ln.SetUnlinkOnClose(false)
+			e.file, _ = os.Lstat(e.key.path)
 			e.ln = ln
 		}
 	case "udp":
@@ -257,9 +316,14 @@ func (e *entry) listen(ctx context.Context, b *binding) (err error) {
 	return err
 }
 
-// socketMode lets only the user of the program connect, as loopback does for
-// ports.
-const socketMode fs.FileMode = 0o600
+// modeOf is who may connect to f's unix socket: unless the sentence says it,
+// only the user of the program.
+func modeOf(f *fairlead.Forward) fs.FileMode {
+	if m := f.Policy.SocketMode; m != 0 {
+		return fs.FileMode(m)
+	}
+	return 0o600
+}
 
 // adopt serves a socket that was passed; f stays open for the next reload.
 func (e *entry) adopt(f *os.File) error {
@@ -268,9 +332,14 @@ func (e *entry) adopt(f *os.File) error {
 		if err != nil {
 			return err
 		}
+		if err := sock.PrepareUDP(pc.(*net.UDPConn)); err != nil {
+			pc.Close()
+			return err
+		}
 		e.udp = newUDPEntry(e, pc.(*net.UDPConn))
 		return nil
 	}
+	e.inherited = -1 // whatever the manager chose
 	ln, err := net.FileListener(f)
 	if err != nil {
 		return err
@@ -289,6 +358,9 @@ func (e *entry) close() {
 	if e.udp != nil {
 		e.udp.close()
 	} else {
+		if e.file != nil && !e.lost() {
+			os.Remove(e.key.path)
+		}
 		e.ln.Close()
 	}
 	e.r.budget.give(1)
@@ -322,7 +394,9 @@ func (r *Relay) listenProblem(f *fairlead.Forward, k key, err error) *fairlead.P
 // inUse says who has the port, and what else could be done.
 func (r *Relay) inUse(f *fairlead.Forward, k key) *fairlead.Problem {
 	p := fairlead.Problemf(fairlead.CodeInUse, "%s is already in use", k)
-	if r.cfg.Holders != nil {
+	if other := r.ownHolder(k); other != "" {
+		p.Note("by", "the forward %s, at the same port of every address or of one", other)
+	} else if r.cfg.Holders != nil {
 		for _, h := range r.cfg.Holders(k.network, k.at) {
 			p.Note("by", "%s", h)
 		}
@@ -333,6 +407,18 @@ func (r *Relay) inUse(f *fairlead.Forward, k key) *fairlead.Problem {
 		p.Fix("another port", "fairlead "+withSpot(f, spot.String()))
 	}
 	return p
+}
+
+// ownHolder is the forward of this relay that keeps k from being listened at.
+func (r *Relay) ownHolder(k key) string {
+	for other, e := range r.entries {
+		a, b := other.at.Addr(), k.at.Addr()
+		if other.network == k.network && other.at.Port() == k.at.Port() &&
+			a.Is4() == b.Is4() && (a.IsUnspecified() || b.IsUnspecified()) {
+			return e.rule.Load().rule.f.Name
+		}
+	}
+	return ""
 }
 
 // freePort finds a port near k's that nobody listens at.

@@ -29,7 +29,7 @@ func (r *Relay) probeTargets() {
 	defer t.Stop()
 	for {
 		for _, ru := range r.current() {
-			if ru.f.Policy.Check.How == "off" {
+			if ru.f.Policy.Check.How == "off" || ru.place == nil {
 				continue
 			}
 			for _, t := range ru.targets {
@@ -90,8 +90,8 @@ func (r *Relay) probe(ru *rule, t *target) {
 		return
 	}
 	if network == "tcp" {
-		if r.loops(ctx, &binding{ru, 0}, t) {
-			r.saw(t, fairlead.Problemf(fairlead.CodeLoop, "%s leads back to itself: %s is where it listens", ru.f.Name, address))
+		if r.loops(ctx, network, &binding{ru, 0}, t) {
+			r.saw(t, loopProblem(ru, address))
 			return
 		}
 		if r.listensHere(ctx, ru, t) {

@@ -11,7 +11,7 @@ const rawPumps = false
 
 func (p *pump) runRaw() (side, error) { return p.runCopy() }
 
-func (p *pump) awaitReset() (reset bool) { return false }
+func (p *pump) awaitError() error { return nil }
 
 // Kinds of failure, as Winsock names them (WSAECONNABORTED, WSAECONNRESET,
 // WSAETIMEDOUT, WSAEHOSTUNREACH).

@@ -141,17 +141,21 @@ func (p *pump) adapt() {
 	}
 }
 
-// awaitReset waits, after the end of the sender's stream, until the sender
-// resets the connection or somebody closes it. It says which.
-func (p *pump) awaitReset() (reset bool) {
+// awaitError waits, after the end of the sender's stream, until the sender's
+// connection fails or somebody closes it. It returns nil at once where that
+// cannot be seen.
+func (p *pump) awaitError() error {
 	if p.src == nil {
-		return false
+		return nil
 	}
 	err := p.src.Read(func(fd uintptr) bool {
 		p.err = sock.PendingError(fd)
 		return p.err != nil
 	})
-	return err == nil
+	if err == nil {
+		err = p.err
+	}
+	return err
 }
 
 // Kinds of failure, as the system names them.

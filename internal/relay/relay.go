@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead"
@@ -70,6 +71,9 @@ type Relay struct {
 	poller *poller
 	log    quiet // the trouble that was told lately
 
+	heard   atomic.Pointer[hearingFrom]
+	serving atomic.Int64 // clients let in that are not in the table yet
+
 	mu      sync.Mutex // guards the rest
 	rules   []*rule    // in the order of the last Apply
 	entries map[key]*entry
@@ -95,6 +99,8 @@ func New(cfg Config) *Relay {
 	for _, f := range cfg.Passed {
 		if k, ok := keyOf(f); ok {
 			r.passed[k] = f
+		} else {
+			f.Close() // nothing that could be listened at
 		}
 	}
 	r.poller = newPoller(r)
@@ -177,7 +183,7 @@ func (r *Relay) Drain(ctx context.Context) int {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		n := r.table.len()
+		n := int(r.serving.Load()) + r.table.len()
 		if n == 0 {
 			return 0
 		}
@@ -211,11 +217,19 @@ func (r *Relay) tell(e fairlead.Event, c tracked) {
 	if r.cfg.Watch == nil {
 		return
 	}
-	e.Time = time.Now()
-	if c != nil {
-		d := c.describe()
-		e.Conn = &d
+	if c == nil {
+		r.tellOf(e, nil)
+		return
 	}
+	d := c.describe()
+	r.tellOf(e, &d)
+}
+
+func (r *Relay) tellOf(e fairlead.Event, c *fairlead.Conn) {
+	if r.cfg.Watch == nil {
+		return
+	}
+	e.Time, e.Conn = time.Now(), c
 	r.cfg.Watch(e)
 }
 

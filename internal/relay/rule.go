@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"slices"
@@ -25,7 +26,8 @@ const (
 type rule struct {
 	*account
 	f       *fairlead.Forward
-	place   fairlead.Place
+	place   fairlead.Place    // nil when there is none
+	noPlace *fairlead.Problem // why
 	targets []*target
 
 	connect, idle, udpIdle, linger, lifetime, keepalive time.Duration // 0: no limit
@@ -76,7 +78,10 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 	} else {
 		ru.account = &account{meter: new(fairlead.Meter), sources: map[netip.Addr]int{}}
 	}
-	ru.place, _ = r.cfg.Place(f.Via) // Fits has seen to it
+	var err error
+	if ru.place, err = r.cfg.Place(f.Via); err != nil { // though Fits had found it
+		ru.place, ru.noPlace = nil, fairlead.AsProblem(err)
+	}
 	ru.passed.Store(was != nil && was.passed.Load() && slices.EqualFunc(was.f.To, f.To, sameDest))
 	for i := range f.To {
 		t := &target{t: &f.To[i]}
@@ -99,6 +104,14 @@ func orDefault(d, unsaid time.Duration) time.Duration {
 		return unsaid
 	}
 	return d
+}
+
+// dialContext bounds a dial by the time that the rule allows.
+func (ru *rule) dialContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ru.connect > 0 {
+		return context.WithTimeout(ctx, ru.connect)
+	}
+	return context.WithCancel(ctx)
 }
 
 // allowed tells whether the client may enter at all.

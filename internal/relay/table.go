@@ -22,7 +22,6 @@ type tracked interface {
 }
 
 func (c *conn) number() uint64 { return c.id }
-func (c *conn) shut()          { c.finish(fairlead.Shutdown, true) }
 
 // A table holds what is live.
 type table struct {

@@ -20,7 +20,9 @@ import (
 const (
 	maxSessions          = 65536 // of one listening socket
 	maxSessionsPerSource = 1024
-	maxPending           = 16 // datagrams that wait for a dial
+	maxDialing           = 1024    // sessions of one listening socket that wait for a dial,
+	maxWaiting           = 16      // and the datagrams that each of them holds,
+	maxWaitingBytes      = 4 << 20 // and all of them together
 	datagramSize         = 64 << 10
 )
 
@@ -31,6 +33,10 @@ type udpEntry struct {
 	e   *entry
 	c   *net.UDPConn
 	any bool // bound to every address: answers must name theirs
+	raw syscall.RawConn
+
+	dialing atomic.Int64 // sessions that wait for a dial
+	waiting atomic.Int64 // bytes of their datagrams
 
 	mu       sync.Mutex // guards the rest
 	sessions map[sessionKey]*session
@@ -49,6 +55,7 @@ func newUDPEntry(e *entry, c *net.UDPConn) *udpEntry {
 	return &udpEntry{
 		e: e, c: c,
 		any:      e.key.at.Addr().IsUnspecified(),
+		raw:      rawConn(c),
 		sessions: map[sessionKey]*session{},
 		used:     list.New(),
 		sources:  map[netip.Addr]*list.List{},
@@ -92,7 +99,7 @@ func (u *udpEntry) receive() {
 func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 	u.mu.Lock()
 	s := u.sessions[k]
-	if s != nil {
+	if s != nil && !s.over.Load() {
 		u.touch(s)
 		u.mu.Unlock()
 		return s
@@ -105,14 +112,20 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 
 	b := u.e.rule.Load()
 	ru := b.rule
-	client := k.client.Addr()
+	client := k.client.Addr().WithZone("")
 	targets := ru.choose(client)
-	if !ru.allowed(client) || len(targets) == 0 {
+	// A datagram that claims to come from a listener of ours would have its
+	// answer forwarded, and that one's answer, for ever.
+	if !ru.allowed(client) || len(targets) == 0 || u.e.r.entryAt("udp", k.client) != nil {
 		ru.meter.Refused.Add(1)
 		return nil
 	}
+	if u.dialing.Load() >= maxDialing {
+		ru.meter.Dropped.Add(1)
+		return nil
+	}
 	u.makeRoom(client, &ru.f.Policy)
-	if !u.e.r.budget.try(1) && !(u.evict(u.used) && u.e.r.budget.try(1)) {
+	if !u.e.r.budget.try(1) && !u.takeOver() {
 		u.e.r.trouble(fairlead.CodeNoDescriptors, "all file descriptors are in use: datagrams of new clients are dropped")
 		ru.meter.Dropped.Add(1)
 		return nil
@@ -120,13 +133,16 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 	s = &session{
 		u: u, id: u.e.r.table.next(), b: b, key: k, began: time.Now(),
 	}
-	s.last.Store(s.began.UnixNano())
 	if u.any {
 		s.source = sock.SourceInfo(k.local, ifindex)
 	}
+	s.to = destination(u.e.key.at.Addr(), k.client, ifindex)
+	ctx, stop := b.rule.dialContext(u.e.r.ctx)
+	s.stop = stop
 	u.mu.Lock()
 	if u.closed {
 		u.mu.Unlock()
+		stop()
 		u.e.r.budget.give(1)
 		return nil
 	}
@@ -142,7 +158,8 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 	ru.meter.Flows.Add(1)
 	ru.meter.Active.Add(1)
 	u.e.r.table.add(s)
-	u.e.r.wg.Go(func() { s.dial(targets) })
+	u.dialing.Add(1)
+	u.e.r.wg.Go(func() { s.dial(ctx, targets) })
 	return s
 }
 
@@ -192,6 +209,15 @@ func (u *udpEntry) evict(l *list.List) bool {
 	return true
 }
 
+// takeOver ends the session that was used least recently and keeps its
+// descriptor for a new one: given back, it would go to whoever waits longest.
+func (u *udpEntry) takeOver() bool {
+	u.mu.Lock()
+	last := u.used.Back()
+	u.mu.Unlock()
+	return last != nil && last.Value.(*session).end(fairlead.Evicted)
+}
+
 // forget takes s out of the tables.
 func (u *udpEntry) forget(s *session) {
 	u.mu.Lock()
@@ -234,82 +260,121 @@ type session struct {
 	b      *binding // under which it began
 	key    sessionKey
 	source []byte // control data that answers from the address asked
+	to     sockaddr
 	began  time.Time
 
 	in, out atomic.Int64
-	last    atomic.Int64 // when a datagram passed last, in Unix nanoseconds
+	last    atomic.Int64 // when a datagram passed last, in nanoseconds since began
 	refused atomic.Bool  // the target said that nothing listens, and nothing since
 	over    atomic.Bool
 
 	inUsed, inSource *list.Element // guarded by u.mu
 
 	mu      sync.Mutex // guards the rest
+	stop    func()     // ends the dial; nil when that is over
 	up      net.Conn   // connected to the target; nil while dialing
 	raw     syscall.RawConn
-	pending [][]byte
+	ready   bool // what has waited is sent
+	waiting [][]byte
 }
 
 // dial connects the session to its target and sends what has waited.
-func (s *session) dial(targets []*target) {
+func (s *session) dial(ctx context.Context, targets []*target) {
 	r := s.u.e.r
-	ctx := r.ctx
-	if s.b.rule.connect > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.b.rule.connect)
-		defer cancel()
-	}
+	defer s.u.dialing.Add(-1)
 	var up net.Conn
 	var err error
 	for _, t := range targets {
-		_, address := t.address(s.b.rule.f.At.Ports, s.b.port)
-		if up, err = s.b.rule.place.DialContext(ctx, "udp", address); err == nil {
+		if up, err = r.dialDatagrams(ctx, s.b, t); err == nil {
 			break
 		}
-		if r.ctx.Err() == nil && reason(err) != fairlead.NoDescriptors {
+		if ctx.Err() != context.Canceled && reason(err) != fairlead.NoDescriptors {
 			r.saw(t, fairlead.AsProblem(err))
 		}
 	}
 	if err != nil {
-		s.b.rule.meter.Refused.Add(1)
+		if !s.over.Load() {
+			s.b.rule.meter.Refused.Add(1)
+		}
 		s.finish(reason(err))
 		return
 	}
-	s.mu.Lock()
-	if s.over.Load() {
-		s.mu.Unlock()
+	if !s.connected(up) {
 		up.Close()
 		return
 	}
-	s.up, s.raw = up, rawConn(up)
-	pending := s.pending
-	s.pending = nil
-	s.mu.Unlock()
-	out := newOutlet()
-	for _, d := range pending {
-		s.write(d, out)
-	}
-	r.tell(fairlead.Event{Kind: fairlead.EventOpen, Forward: s.b.rule.f.Name}, s)
+	s.sendWaiting()
 	if s.raw == nil || !r.poller.add(s) {
 		r.wg.Go(s.readAnswers)
 	}
 }
 
+func (r *Relay) dialDatagrams(ctx context.Context, b *binding, t *target) (net.Conn, error) {
+	_, address := t.address(b.rule.f.At.Ports, b.port)
+	if r.loops(ctx, "udp", b, t) {
+		return nil, loopProblem(b.rule, address)
+	}
+	return b.rule.place.DialContext(ctx, "udp", address)
+}
+
+// connected notes the dialed socket, unless the session has ended meanwhile.
+func (s *session) connected(up net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop() // releases what the time limit held
+	s.stop = nil
+	if s.over.Load() {
+		return false
+	}
+	s.up, s.raw = up, rawConn(up)
+	// Told under the lock, so that the end is told afterwards.
+	d := s.describeLocked()
+	s.u.e.r.tellOf(fairlead.Event{Kind: fairlead.EventOpen, Forward: s.b.rule.f.Name}, &d)
+	return true
+}
+
+// sendWaiting sends what came during the dial, and what comes meanwhile after
+// it, so that datagrams keep their order.
+func (s *session) sendWaiting() {
+	out := newOutlet()
+	for {
+		s.mu.Lock()
+		waiting := s.waiting
+		s.waiting = nil
+		s.ready = len(waiting) == 0
+		s.mu.Unlock()
+		if len(waiting) == 0 {
+			return
+		}
+		for _, d := range waiting {
+			s.u.waiting.Add(-int64(len(d)))
+			s.write(d, out)
+		}
+	}
+}
+
 // send takes a datagram from the client to the target.
 func (s *session) send(d []byte, out *outlet) {
-	s.last.Store(time.Now().UnixNano())
+	s.last.Store(int64(time.Since(s.began)))
 	s.mu.Lock()
-	ready := s.up != nil
+	ready := s.ready
 	if !ready {
-		if len(s.pending) < maxPending {
-			s.pending = append(s.pending, append([]byte(nil), d...))
-		} else {
-			s.b.rule.meter.Dropped.Add(1)
-		}
+		s.wait(d)
 	}
 	s.mu.Unlock()
 	if ready {
 		s.write(d, out)
 	}
+}
+
+// wait keeps a datagram until the dial is over. The caller holds s.mu.
+func (s *session) wait(d []byte) {
+	if s.over.Load() || len(s.waiting) >= maxWaiting || s.u.waiting.Load()+int64(len(d)) > maxWaitingBytes {
+		s.b.rule.meter.Dropped.Add(1)
+		return
+	}
+	s.u.waiting.Add(int64(len(d)))
+	s.waiting = append(s.waiting, append([]byte(nil), d...))
 }
 
 func (s *session) write(d []byte, out *outlet) {
@@ -330,13 +395,13 @@ func (s *session) write(d []byte, out *outlet) {
 
 // answer takes a datagram from the target to the client.
 func (s *session) answer(d []byte) {
-	s.last.Store(time.Now().UnixNano())
+	s.last.Store(int64(time.Since(s.began)))
 	s.refused.Store(false)
 	s.u.mu.Lock()
 	s.u.touch(s)
 	s.u.mu.Unlock()
 	m := s.b.rule.meter
-	if _, _, err := s.u.c.WriteMsgUDPAddrPort(d, s.source, s.key.client); err != nil {
+	if err := s.u.answer(s, d); err != nil {
 		m.Dropped.Add(1)
 		return
 	}
@@ -392,13 +457,29 @@ func (s *session) noteAnswer() {
 
 // finish ends the session for good; the first reason counts.
 func (s *session) finish(why fairlead.Reason) {
+	if s.end(why) {
+		s.u.e.r.budget.give(1)
+	}
+}
+
+// end is finish without giving back the descriptor. It returns false when
+// somebody else has ended the session, and then gives it back.
+func (s *session) end(why fairlead.Reason) bool {
 	if !s.over.CompareAndSwap(false, true) {
-		return
+		return false
 	}
 	r := s.u.e.r
 	s.u.forget(s)
 	s.mu.Lock()
 	up := s.up
+	if s.stop != nil {
+		s.stop()
+	}
+	for _, d := range s.waiting {
+		s.u.waiting.Add(-int64(len(d)))
+		s.b.rule.meter.Dropped.Add(1)
+	}
+	s.waiting = nil
 	s.mu.Unlock()
 	if up != nil {
 		r.poller.remove(s)
@@ -406,8 +487,8 @@ func (s *session) finish(why fairlead.Reason) {
 	}
 	s.b.rule.meter.Active.Add(-1)
 	r.table.remove(s)
-	r.budget.give(1)
 	r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: s.b.rule.f.Name, Reason: why}, s)
+	return true
 }
 
 func (s *session) number() uint64 { return s.id }
@@ -419,7 +500,7 @@ func (s *session) look(now time.Time) {
 	switch {
 	case ru.lifetime > 0 && now.Sub(s.began) >= ru.lifetime:
 		s.finish(fairlead.Lifetime)
-	case ru.udpIdle > 0 && now.UnixNano()-s.last.Load() >= int64(ru.udpIdle):
+	case ru.udpIdle > 0 && now.Sub(s.began)-time.Duration(s.last.Load()) >= ru.udpIdle:
 		s.finish(fairlead.IdleTimeout)
 	}
 }
@@ -429,13 +510,18 @@ func (s *session) matches(m fairlead.Match) bool {
 }
 
 func (s *session) describe() fairlead.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.describeLocked()
+}
+
+// describeLocked is describe for who holds s.mu.
+func (s *session) describeLocked() fairlead.Conn {
 	d := fairlead.Conn{
 		ID: idText(s.id), Forward: s.b.rule.f.Name, Network: "udp",
 		Client: s.key.client.String(), Local: netip.AddrPortFrom(s.key.local, s.u.e.key.at.Port()).String(),
 		Began: s.began, In: s.in.Load(), Out: s.out.Load(),
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.up != nil {
 		d.Target = addrText(s.up.RemoteAddr())
 	}

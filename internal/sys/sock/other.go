@@ -5,3 +5,6 @@ package sock
 // DescriptorLimit is how many sockets this process should have: the system
 // sets none.
 func DescriptorLimit() int { return 1 << 20 }
+
+// takesIPv4 is false: no service manager of these systems passes sockets.
+func takesIPv4(fd int) bool { return false }

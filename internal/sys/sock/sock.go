@@ -80,8 +80,34 @@ func ListenUDP(ctx context.Context, at netip.AddrPort) (*net.UDPConn, error) {
 		return nil, err
 	}
 	c := pc.(*net.UDPConn)
-	c.SetReadBuffer(udpBuffer) // as far as the system allows
+	enlarge(c)
 	return c, nil
+}
+
+// PrepareUDP does for a socket that somebody else has bound what ListenUDP
+// does: it has each datagram tell which address was asked.
+func PrepareUDP(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	at := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+	enlarge(c)
+	return control(raw, func(fd int) error { return setPacketInfo(fd, at.Is6()) })
+}
+
+// enlarge makes room for bursts, as far as the system allows.
+func enlarge(c *net.UDPConn) {
+	c.SetReadBuffer(udpBuffer)
+	c.SetWriteBuffer(udpBuffer)
+}
+
+// TakesIPv4 reports whether f is an IPv6 socket that takes IPv4 with it.
+func TakesIPv4(f *os.File) (yes bool) {
+	if raw, err := f.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { yes = takesIPv4(int(fd)) })
+	}
+	return yes
 }
 
 // udpBuffer holds a burst of datagrams while the reader is busy, in bytes.

@@ -30,3 +30,8 @@ func DescriptorLimit() int {
 	}
 	return int(min(uint64(l.Cur), 1<<30))
 }
+
+func takesIPv4(fd int) bool {
+	only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+	return err == nil && only == 0
+}

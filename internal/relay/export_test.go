@@ -1,0 +1,44 @@
+package relay
+
+import "fmt"
+
+// Left tells what the relay still holds or counts, "" when it is nothing but
+// its listening sockets.
+func (r *Relay) Left() string {
+	r.mu.Lock()
+	rules, entries := r.rules, len(r.entries)
+	r.mu.Unlock()
+	s := ""
+	if n := r.table.len(); n != 0 {
+		s += fmt.Sprintf("%d connections in the table; ", n)
+	}
+	if n := r.budget.inUse(); n != entries {
+		s += fmt.Sprintf("%d descriptors of the budget for %d listeners; ", n, entries)
+	}
+	for _, ru := range rules {
+		s += ru.left()
+	}
+	return s
+}
+
+func (ru *rule) left() (s string) {
+	if n := ru.meter.Active.Load(); n != 0 {
+		s += fmt.Sprintf("%s: %d active; ", ru.f.Name, n)
+	}
+	ru.counts.Lock()
+	defer ru.counts.Unlock()
+	if ru.active != 0 || len(ru.sources) != 0 {
+		s += fmt.Sprintf("%s: %d counted, sources %v; ", ru.f.Name, ru.active, ru.sources)
+	}
+	return s
+}
+
+// Over is how many connections have ended and wait for their last bytes.
+func (r *Relay) Over() (n int) {
+	for _, c := range r.table.all() {
+		if c, ok := c.(*conn); ok && c.over.Load() {
+			n++
+		}
+	}
+	return n
+}
