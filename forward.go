@@ -215,7 +215,8 @@ func (s *Spot) Host() string {
 	return s.Where
 }
 
-// String is the spot as written in a sentence, with its network.
+// String is the spot as written in a sentence, with its network unless that is
+// TCP, which need not be named.
 func (s *Spot) String() string {
 	if s.Unix != "" {
 		return "unix:" + s.Unix
@@ -224,7 +225,10 @@ func (s *Spot) String() string {
 	if len(s.Ports) == 0 {
 		return host
 	}
-	ports := s.Ports.String() + "/" + s.Net.String()
+	ports := s.Ports.String()
+	if s.Net != TCP {
+		ports += "/" + s.Net.String()
+	}
 	switch host {
 	case "":
 		return ports

@@ -29,6 +29,7 @@ type Policy struct {
 	AllowIn       string
 	Publish       bool
 	Unguarded     bool
+	SocketMode    uint32 // permission bits of a unix socket listened at; 0: 0600
 
 	// Which of several targets.
 	Choose string // "", "failover", "round-robin", …

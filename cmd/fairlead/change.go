@@ -218,7 +218,7 @@ func (p *program) changeIn(path, name string, dry bool, did string, edit func([]
 	if dry {
 		after, err := edit(before)
 		if err != nil {
-			return err
+			return inFile(err, path)
 		}
 		p.showChange(before, after)
 		return nil
@@ -226,8 +226,10 @@ func (p *program) changeIn(path, name string, dry bool, did string, edit func([]
 	var after []byte
 	if err := changeFile(path, func(src []byte) ([]byte, error) {
 		before = src
-		after, err = edit(src)
-		return after, err
+		if after, err = edit(src); err != nil {
+			return nil, inFile(err, path)
+		}
+		return after, p.wholeIsRight(path, src, after)
 	}); err != nil {
 		return err
 	}
@@ -241,6 +243,30 @@ func (p *program) changeIn(path, name string, dry bool, did string, edit func([]
 		}
 	}
 	return p.followUp(path, name, did == "removed")
+}
+
+// inFile gives the file's name to problems that were found in its text alone.
+func inFile(err error, path string) error {
+	var f *failure
+	if errors.As(err, &f) {
+		named(f.problems, path)
+	}
+	return err
+}
+
+// wholeIsRight refuses a new text for path with which the file and all that it
+// includes would have errors that it has not now. An included file is judged
+// by itself: what it says together with the others, the service's reload says.
+func (p *program) wholeIsRight(path string, before, after []byte) error {
+	_, problems := config.Parse(path, after)
+	err := onlyWarnings(problems)
+	if err == nil {
+		return nil
+	}
+	if _, was := config.Parse(path, before); onlyWarnings(was) != nil && len(was) >= len(problems) {
+		return nil // it was no better
+	}
+	return err
 }
 
 // showChange prints the lines that differ.

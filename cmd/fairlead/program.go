@@ -179,7 +179,10 @@ func shellArrow(args []string, stdout *os.File) *fairlead.Problem {
 	return problem.Fix("write the word \"to\"", "fairlead "+strings.Join(args[:len(args)-1], " ")+" to "+to)
 }
 
-// socketPath is where the service's control socket is.
+// systemSocket is the control socket of the machine's own service.
+const systemSocket = "/run/fairlead/control.sock"
+
+// socketPath is where this user's service has its control socket.
 func (p *program) socketPath() string {
 	if p.socket != "" {
 		return p.socket
@@ -188,7 +191,7 @@ func (p *program) socketPath() string {
 		return s
 	}
 	if os.Geteuid() == 0 {
-		return "/run/fairlead/control.sock"
+		return systemSocket
 	}
 	if dir := p.getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(dir, "fairlead", "control.sock")
@@ -236,7 +239,15 @@ func (p *program) usualConfig() string {
 	return filepath.Join(p.home(), ".config", "fairlead", "fairlead.conf")
 }
 
-func (p *program) service() *control.Client { return control.Dial(p.socketPath()) }
+// service is the service that commands talk to: this user's own, or where
+// there is none, the machine's.
+func (p *program) service() *control.Client {
+	path := p.socketPath()
+	if !exists(path) && p.socket == "" && p.getenv("FAIRLEAD_SOCKET") == "" && exists(systemSocket) {
+		path = systemSocket
+	}
+	return control.Dial(path)
+}
 
 // patience bounds one question to the service.
 func (p *program) patience() (context.Context, context.CancelFunc) {

@@ -9,18 +9,18 @@ import (
 
 func TestAmendKeepsWhatIsNotSaidAgain(t *testing.T) {
 	for _, c := range []struct{ old, words, want string }{
-		{"forward 1 to a from 10.0.0.0/8 idle 3s linger 9s", "idle 4s", "forward 1/tcp to a from 10.0.0.0/8 idle 4s linger 9s"},
-		{"forward 1 to a from 10.0.0.0/8 idle 3s", "to b:2", "forward 1/tcp to b:2 idle 3s"},
-		{"forward 1 to a deny 10.0.0.1 deny 10.0.0.2", "--deny=10.0.0.3", "forward 1/tcp to a deny 10.0.0.3"},
+		{"forward 1 to a from 10.0.0.0/8 idle 3s linger 9s", "idle 4s", "forward 1 to a from 10.0.0.0/8 idle 4s linger 9s"},
+		{"forward 1 to a from 10.0.0.0/8 idle 3s", "to b:2", "forward 1 to b:2 idle 3s"},
+		{"forward 1 to a deny 10.0.0.1 deny 10.0.0.2", "--deny=10.0.0.3", "forward 1 to a deny 10.0.0.3"},
 		{`forward "unix:/a b" to x:1`, "idle 3s", `forward "unix:/a b" to x:1 idle 3s`},
-		{"forward 1 to a idle 3s", "forward 2 to b", "forward 2/tcp to b"},
-		{"local 1 to x via p", "idle 5s", "local 1/tcp to x via p idle 5s"},
-		{"local 1 to x via p", "via q", "local 1/tcp to x via q"},
-		{"trigger 1 opens 2 on lan", "for 3s", "trigger 1/tcp opens 2/tcp for 3s on lan"},
-		{"trigger 1 opens 2 on lan", "on br0 opens 3", "trigger 1/tcp opens 3/tcp on br0"},
-		{"sshd on 10.0.0.1:22", "on :2222", "sshd on :2222/tcp"},
-		{"sshd on :22 { user a keys b may listen 1 }", "idle 5s", "sshd on :22/tcp idle 5s { user a keys b may listen 1 }"},
-		{"dynamic 1 from 10.0.0.0/8 pac kill-switch", "idle 5s", "dynamic 1/tcp from 10.0.0.0/8 idle 5s pac kill-switch"},
+		{"forward 1 to a idle 3s", "forward 2 to b", "forward 2 to b"},
+		{"local 1 to x via p", "idle 5s", "local 1 to x via p idle 5s"},
+		{"local 1 to x via p", "via q", "local 1 to x via q"},
+		{"trigger 1 opens 2 on lan", "for 3s", "trigger 1 opens 2/tcp for 3s on lan"},
+		{"trigger 1 opens 2 on lan", "on br0 opens 3", "trigger 1 opens 3/tcp on br0"},
+		{"sshd on 10.0.0.1:22", "on :2222", "sshd on :2222"},
+		{"sshd on :22 { user a keys b may listen 1 }", "idle 5s", "sshd on :22 idle 5s { user a keys b may listen 1 }"},
+		{"dynamic 1 from 10.0.0.0/8 pac kill-switch", "idle 5s", "dynamic 1 from 10.0.0.0/8 idle 5s pac kill-switch"},
 	} {
 		old := parseOne(t, "web: "+c.old)
 		before := Sentence(old)

@@ -99,7 +99,7 @@ func TestEditsTouchOneEntry(t *testing.T) {
 		old, new []string
 	}{
 		{"add", func() ([]byte, []*fairlead.Problem) { return Add(text, "new", "forward  9000 to x:1 idle 5s") },
-			nil, []string{"new:       forward 9000                 to x:1  idle 5s\n"}},
+			nil, []string{"new:       forward 9000                to x:1  idle 5s\n"}},
 		{"remove", func() ([]byte, []*fairlead.Problem) { return Remove(text, "dns") },
 			[]string{"dns:       forward 127.0.0.1:5353/udp   to 9.9.9.9:53\n"}, nil},
 		{"remove a block", func() ([]byte, []*fairlead.Problem) { return Remove(text, "pg") },
@@ -108,7 +108,7 @@ func TestEditsTouchOneEntry(t *testing.T) {
 			return Replace(text, "dns", "forward 5353/udp to 1.1.1.1:53 idle 3s")
 		},
 			[]string{"dns:       forward 127.0.0.1:5353/udp   to 9.9.9.9:53\n"},
-			[]string{"dns:       forward 5353/udp             to 1.1.1.1:53  idle 3s\n"}},
+			[]string{"dns:       forward 5353/udp           to 1.1.1.1:53  idle 3s\n"}},
 		{"disable", func() ([]byte, []*fairlead.Problem) { return SetDisabled(text, "dns", true) },
 			[]string{"dns:       forward 127.0.0.1:5353/udp   to 9.9.9.9:53\n"},
 			[]string{"dns:       forward 127.0.0.1:5353/udp   to 9.9.9.9:53  disabled\n"}},
@@ -232,11 +232,11 @@ func TestNamesAreMade(t *testing.T) {
 
 func TestDiffIsByName(t *testing.T) {
 	old := mustParse(t, "a: forward 1 to x\nb: forward 2 to x\nc: forward 3 to x\n")
-	new := mustParse(t, "c: forward 3 to x idle 5s\n# moved\nd: forward 4 to x\na: forward 1/tcp to x\n")
+	new := mustParse(t, "c: forward 3 to x idle 5s\n# moved\nd: forward 4 to x\na: forward 1 to x\n")
 	want := []Change{
-		{'-', "b", "forward 2/tcp to x", ""},
-		{'~', "c", "forward 3/tcp to x", "forward 3/tcp to x idle 5s"},
-		{'+', "d", "", "forward 4/tcp to x"},
+		{'-', "b", "forward 2 to x", ""},
+		{'~', "c", "forward 3 to x", "forward 3 to x idle 5s"},
+		{'+', "d", "", "forward 4 to x"},
 	}
 	if got := Diff(old.Forwards, new.Forwards); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)

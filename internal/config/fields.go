@@ -483,6 +483,30 @@ func (markField) print(b []byte, word string, f *fairlead.Forward) []byte {
 	return strconv.AppendUint(append(append(append(b, ' '), word...), ' '), uint64(f.Policy.Mark), 10)
 }
 
+// modeField is who may use a unix socket, in octal: "mode 660".
+type modeField struct{}
+
+func (modeField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) bool {
+	t, ok := p.value(word, m.Value)
+	if !ok {
+		return false
+	}
+	n, err := strconv.ParseUint(t.text, 8, 32)
+	if err != nil || n == 0 || n > 0o777 {
+		p.badValue(t, "a mode", "octal digits as 600, 660 or 666")
+		return false
+	}
+	f.Policy.SocketMode = uint32(n)
+	return true
+}
+
+func (modeField) said(f *fairlead.Forward) bool   { return f.Policy.SocketMode != 0 }
+func (modeField) copy(to, from *fairlead.Forward) { to.Policy.SocketMode = from.Policy.SocketMode }
+
+func (modeField) print(b []byte, word string, f *fairlead.Forward) []byte {
+	return strconv.AppendUint(append(append(append(b, ' '), word...), ' '), uint64(f.Policy.SocketMode), 8)
+}
+
 var checkWords = []string{"tcp", "http", "off"}
 
 // checkField is "check tcp every 5s".

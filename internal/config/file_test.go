@@ -22,7 +22,7 @@ place jump  ssh ops@jump.example.net
 place relay fairlead relay.example.net:7443 server-key ed25519:… key /etc/fairlead/nas.key
 place home  router auto
 
-web:       nat     wan:80,443/tcp       to 192.168.1.10
+web:       nat     wan:80,443       to 192.168.1.10
 minecraft: nat     wan:25565/tcp+udp    to 192.168.1.20   from 203.0.113.0/24
 split:     nat     wan:8080             to 192.168.1.30 from 198.51.100.0/24, 192.168.1.31
 pg:        forward [::]:5432            to db-a:5432, db-b:5432 {
@@ -35,7 +35,7 @@ pgtunnel:  local   15432                to db.internal:5432   via jump
 demo:      remote  relay:8443           to localhost:3000
 socks:     dynamic 1080                 via jump
 wg:        map     home:51820/udp       to self:51820
-irc:       trigger 6667/tcp             opens 113/tcp  for 120s
+irc:       trigger 6667             opens 113/tcp  for 120s
 dhcp:      helper  lan:67/udp           to 10.9.0.2
 homes:     router  on lan
 door:      sshd    on :2222 { user alice keys /etc/fairlead/alice.pub  may listen 8000-8100 }
@@ -101,10 +101,10 @@ defaults {
 }
 `)
 	for i, want := range []string{
-		"forward 1/tcp to x deny 10.0.0.0/8 idle 5m",
-		"forward 2/tcp to x deny 10.0.0.0/8 idle 9s",
+		"forward 1 to x deny 10.0.0.0/8 idle 5m",
+		"forward 2 to x deny 10.0.0.0/8 idle 9s",
 		"share lan to wan deny 10.0.0.0/8",
-		"forward 3/tcp to x deny 10.0.0.0/8 idle off",
+		"forward 3 to x deny 10.0.0.0/8 idle off",
 	} {
 		if got := file.Forwards[i].Expr; got != want {
 			t.Errorf("got %s, want %s", got, want)

@@ -102,10 +102,10 @@ func TestJSONTakesSentencesAndShortForms(t *testing.T) {
 }`))
 	wantProblems(t, problems)
 	for i, want := range []string{
-		"forward 8080/tcp to x:80 idle 2s",
-		"forward 8081/tcp to y max-conns 5 rate 7/s mark 9",
-		"forward 8082/tcp to y, z from 10.0.0.0/8 check tcp",
-		"nat wan:1/tcp to y.net deny 10.0.0.1 disabled",
+		"forward 8080 to x:80 idle 2s",
+		"forward 8081 to y max-conns 5 rate 7/s mark 9",
+		"forward 8082 to y, z from 10.0.0.0/8 check tcp",
+		"nat wan:1 to y.net deny 10.0.0.1 disabled",
 	} {
 		if got := file.Forwards[i].Expr; got != want {
 			t.Errorf("got %s, want %s", got, want)

@@ -76,6 +76,8 @@ var modifiers = finish([]Modifier{
 		field: sourceField{}},
 	{Word: "mark", Value: "N", Help: "firewall mark of what goes to the target", kinds: proxies | isNAT,
 		field: markField{}},
+	{Word: "mode", Value: "OCTAL", Help: "who may use the unix socket that is listened at (600)", kinds: isForward | isLocal,
+		field: modeField{}},
 	{Word: "masquerade", Help: "the target sees this host as the client", kinds: isNAT,
 		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Masquerade })},
 	{Word: "claim", Help: "take the address listened at, when nobody has it", kinds: isNAT,

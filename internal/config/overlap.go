@@ -229,7 +229,7 @@ func (l *loader) overlap(a, b int) {
 		line = second.src.name + ":" + itoa(int(second.line))
 	}
 	m := l.list.add(fairlead.CodeOverlap, second.src, second.at.token(second.src), "%s (%s, %s) overlaps %s (%s, %s)",
-		line, second.f.Name, second.f.At.String(), l.lineOf(second.src, a), first.f.Name, first.f.At.String())
+		line, second.f.Name, inFull(&second.f.At), l.lineOf(second.src, a), first.f.Name, inFull(&first.f.At))
 	if free := without(second.f.At.Ports, first.f.At.Ports); len(free) > 0 {
 		at := second.f.At
 		at.Ports = free
@@ -257,4 +257,13 @@ func without(a, b fairlead.PortList) fairlead.PortList {
 		}
 	}
 	return left
+}
+
+// inFull is a spot with its network even where that need not be named: here it
+// is half of the matter.
+func inFull(s *fairlead.Spot) string {
+	if s.Net == fairlead.TCP && len(s.Ports) > 0 {
+		return s.String() + "/tcp"
+	}
+	return s.String()
 }

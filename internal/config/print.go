@@ -80,6 +80,9 @@ func appendSpot(b []byte, s *fairlead.Spot) []byte {
 		b = append(b, ':')
 	}
 	b = appendPorts(b, s.Ports)
+	if s.Net == fairlead.TCP {
+		return b
+	}
 	return append(append(b, '/'), s.Net.String()...)
 }
 
