@@ -41,6 +41,9 @@ A bare port listens on this machine only, :8080 on every address.`,
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
+			if asked, err := cmd.Flags().GetBool("version"); asked && err == nil {
+				return p.version()
+			}
 			return cmd.Help()
 		},
 	}
@@ -63,7 +66,23 @@ A bare port listens on this machine only, :8080 on every address.`,
 	root.AddCommand(p.fileCommands()...)
 	root.AddCommand(p.upCommand(), p.versionCommand(), p.completionCommand(root))
 	root.SetHelpCommand(p.helpCommand(root))
+	for _, c := range root.Commands() {
+		if c.Args != nil {
+			c.Args = counted(c.Args)
+		}
+	}
 	return root
+}
+
+// counted is check, with what is wrong as a problem with how the command was
+// called.
+func counted(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usage(cmd, "%s: %v", cmd.CommandPath(), err)
+		}
+		return nil
+	}
 }
 
 func unknownCommand(root *cobra.Command, word string) error {
@@ -108,22 +127,24 @@ func (p *program) versionCommand() *cobra.Command {
 		Short:   "print the version",
 		GroupID: groupProgram,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			info, _ := debug.ReadBuildInfo()
-			goVersion := ""
-			if info != nil {
-				goVersion = info.GoVersion
-			}
-			if p.json {
-				return p.talk.JSON(struct {
-					Schema  string `json:"schema"`
-					Version string `json:"version"`
-					Go      string `json:"go"`
-				}{"fairlead/version/1", version(), goVersion})
-			}
-			return p.talk.Line("fairlead %s, %s", version(), goVersion)
-		},
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.version() },
 	}
+}
+
+func (p *program) version() error {
+	info, _ := debug.ReadBuildInfo()
+	goVersion := ""
+	if info != nil {
+		goVersion = info.GoVersion
+	}
+	if p.json {
+		return p.talk.JSON(struct {
+			Schema  string `json:"schema"`
+			Version string `json:"version"`
+			Go      string `json:"go"`
+		}{"fairlead/version/1", version(), goVersion})
+	}
+	return p.talk.Line("fairlead %s, %s", version(), goVersion)
 }
 
 func (p *program) completionCommand(root *cobra.Command) *cobra.Command {
