@@ -13,6 +13,7 @@ import (
 
 	"fairlead"
 	"fairlead/internal/config"
+	"fairlead/internal/control"
 	"fairlead/internal/talk"
 )
 
@@ -94,16 +95,16 @@ func (p *program) validate(path string) error {
 	}
 	problems = append(problems, notCarried(file.Forwards)...)
 	if p.json {
-		list := []talk.ProblemJSON{}
+		list := []*control.Problem{}
 		for _, problem := range problems {
-			list = append(list, talk.JSONOf(problem))
+			list = append(list, control.ProblemOf(problem))
 		}
 		return p.talk.JSON(struct {
 			Schema   string             `json:"schema"`
 			File     string             `json:"file"`
 			Valid    bool               `json:"valid"`
 			Forwards int                `json:"forwards"`
-			Warnings []talk.ProblemJSON `json:"warnings"`
+			Warnings []*control.Problem `json:"warnings"`
 		}{"fairlead/validate/1", path, true, len(file.Forwards), list})
 	}
 	p.talk.Problems(problems, 0)

@@ -126,13 +126,13 @@ func (p *program) fail(err error) int {
 
 // errorDocument is problems for programs.
 func errorDocument(problems []*fairlead.Problem) any {
-	list := []talk.ProblemJSON{}
+	list := []*control.Problem{}
 	for _, problem := range problems {
-		list = append(list, talk.JSONOf(problem))
+		list = append(list, control.ProblemOf(problem))
 	}
 	return struct {
 		Schema string             `json:"schema"`
-		Errors []talk.ProblemJSON `json:"errors"`
+		Errors []*control.Problem `json:"errors"`
 	}{"fairlead/error/1", list}
 }
 

@@ -120,7 +120,7 @@ func FuzzForeignText(f *testing.F) {
 		checkLines(t, out.String(), 1<<40, nil)
 
 		out.Reset()
-		if err := p.JSON(JSONOf(&fairlead.Problem{What: a, Fixes: []fairlead.Fix{{Text: a, Command: b}}})); err != nil {
+		if err := p.JSON([]string{a, b}); err != nil {
 			t.Fatal(err)
 		}
 		for _, r := range out.String() {
