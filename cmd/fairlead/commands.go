@@ -265,8 +265,7 @@ Kinds:
 	}
 	b.WriteString("\nModifiers:\n")
 	for _, m := range config.Modifiers() {
-		head := strings.TrimSpace(m.Word + " " + m.Value)
-		b.WriteString("  " + head + strings.Repeat(" ", max(1, 26-len(head))) + m.Help + "\n")
+		b.WriteString(modifierLine(m))
 	}
 	b.WriteString("\nLines of a file that are no forwards:\n")
 	for _, d := range config.Directives() {

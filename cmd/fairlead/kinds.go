@@ -10,6 +10,7 @@ import (
 
 	"fairlead"
 	"fairlead/internal/config"
+	"fairlead/internal/relay"
 )
 
 // kindCommands are the commands whose words are a sentence: the kinds. They
@@ -50,18 +51,35 @@ func (p *program) kindCommands() []*cobra.Command {
 	return list
 }
 
-// modifierHelp lists what can stand behind a sentence of that kind.
+// modifierHelp lists what can stand behind a sentence of that kind, and apart
+// from it what this version understands and refuses.
 func modifierHelp(kind fairlead.Kind) string {
+	later := []string{"via"}
+	if kind == fairlead.KindForward {
+		later = append(later, relay.NotYet()...)
+	}
 	var b strings.Builder
+	var refused []string
 	b.WriteString("Modifiers, as words (idle 2s) or as flags (--idle 2s):\n")
 	for _, m := range config.Modifiers() {
 		if !slices.Contains(m.Kinds, kind) {
 			continue
 		}
-		head := strings.TrimSpace(m.Word + " " + m.Value)
-		b.WriteString("  " + head + strings.Repeat(" ", max(1, 26-len(head))) + m.Help + "\n")
+		if slices.Contains(later, m.Word) {
+			refused = append(refused, m.Word)
+			continue
+		}
+		b.WriteString(modifierLine(m))
+	}
+	if kind == fairlead.KindForward {
+		b.WriteString("\nUnderstood, and refused by this version: " + strings.Join(refused, ", ") + ".\n")
 	}
 	return b.String()
+}
+
+func modifierLine(m config.Modifier) string {
+	head := strings.TrimSpace(m.Word + " " + m.Value)
+	return "  " + head + strings.Repeat(" ", max(1, 26-len(head))) + m.Help + "\n"
 }
 
 // sentenceFlags are the flags of the program itself that may stand among the

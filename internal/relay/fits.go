@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"slices"
+
 	"fairlead"
 )
 
@@ -30,45 +32,75 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 			return fairlead.Problemf(fairlead.CodeRangeMismatch, "a unix socket leads to one port, and %s has several", t.Dest())
 		}
 	}
-	if word := notYet(f); word != "" {
-		return fairlead.Problemf(fairlead.CodeCannotHonour, "this version cannot carry forward with %q yet", word)
+	for _, c := range conditions {
+		if word := c.said(f); word != "" {
+			return fairlead.Problemf(fairlead.CodeCannotHonour, "this version cannot carry forward with %q yet", word)
+		}
 	}
 	return nil
 }
 
-// notYet is the first condition of f that the relay would not keep.
-func notYet(f *fairlead.Forward) string {
-	p := &f.Policy
-	for _, c := range []struct {
-		said bool
-		word string
-	}{
-		{p.By != "" && p.By != "auto" && p.By != Name, "by " + p.By},
-		{p.Rate > 0, "rate"},
-		{p.Bandwidth > 0, "bandwidth"},
-		{p.Front != "", "front " + p.Front},
-		{len(p.AcceptProxy) > 0, "accept-proxy"},
-		{p.ProxyProtocol > 0, "proxy-protocol"},
-		{p.Source != "", "source"},
-		{p.Mark != 0, "mark"},
-		{p.Masquerade, "masquerade"},
-		{p.Claim, "claim"},
-		{p.ALG != "", "alg"},
-		{p.AllowIn != "", "allow-in"},
-		{p.Publish, "publish"},
-		{p.Choose != "" && p.Choose != "failover", "policy " + p.Choose},
-		{p.Check.How != "" && p.Check.How != "off", "check " + p.Check.How},
-		{p.PAC != "", "pac"},
-		{len(p.Users) > 0, "user"},
-	} {
-		if c.said {
-			return c.word
+// NotYet are the modifiers that the relay never keeps, so that help need not
+// promise them.
+func NotYet() []string {
+	var words []string
+	for _, c := range conditions {
+		if !c.some {
+			words = append(words, c.word)
 		}
 	}
-	for i := range f.To {
-		if len(f.To[i].SNI) > 0 {
-			return "sni"
+	return words
+}
+
+// A condition is a modifier that the relay would not keep. A forward that says
+// it is refused rather than carried without it.
+type condition struct {
+	word string
+	some bool                             // other values of it are kept
+	said func(f *fairlead.Forward) string // what is said, "" for nothing
+}
+
+var conditions = []condition{
+	{word: "by", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.By, "by", "auto", Name) }},
+	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", "failover") }},
+	{word: "check", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Check.How, "check", "off") }},
+	never("rate", func(p *fairlead.Policy) bool { return p.Rate > 0 }),
+	never("bandwidth", func(p *fairlead.Policy) bool { return p.Bandwidth > 0 }),
+	never("front", func(p *fairlead.Policy) bool { return p.Front != "" }),
+	never("accept-proxy", func(p *fairlead.Policy) bool { return len(p.AcceptProxy) > 0 }),
+	never("proxy-protocol", func(p *fairlead.Policy) bool { return p.ProxyProtocol > 0 }),
+	never("source", func(p *fairlead.Policy) bool { return p.Source != "" }),
+	never("mark", func(p *fairlead.Policy) bool { return p.Mark != 0 }),
+	never("masquerade", func(p *fairlead.Policy) bool { return p.Masquerade }),
+	never("claim", func(p *fairlead.Policy) bool { return p.Claim }),
+	never("alg", func(p *fairlead.Policy) bool { return p.ALG != "" }),
+	never("allow-in", func(p *fairlead.Policy) bool { return p.AllowIn != "" }),
+	never("publish", func(p *fairlead.Policy) bool { return p.Publish }),
+	never("pac", func(p *fairlead.Policy) bool { return p.PAC != "" }),
+	never("user", func(p *fairlead.Policy) bool { return len(p.Users) > 0 }),
+	{word: "sni", said: func(f *fairlead.Forward) string {
+		for i := range f.To {
+			if len(f.To[i].SNI) > 0 {
+				return "sni"
+			}
 		}
+		return ""
+	}},
+}
+
+func never(word string, said func(p *fairlead.Policy) bool) condition {
+	return condition{word: word, said: func(f *fairlead.Forward) string {
+		if said(&f.Policy) {
+			return word
+		}
+		return ""
+	}}
+}
+
+// unless is the modifier as said, unless its value is one that is kept.
+func unless(value, word string, kept ...string) string {
+	if value == "" || slices.Contains(kept, value) {
+		return ""
 	}
-	return ""
+	return word + " " + value
 }
