@@ -107,16 +107,15 @@ func admit(ru *rule, client netip.Addr) ([]*target, fairlead.Reason) {
 // descriptors.
 func (r *Relay) turnAway(ru *rule, c net.Conn, why fairlead.Reason, p *fairlead.Problem) {
 	ru.meter.Refused.Add(1)
-	e := fairlead.Event{Time: time.Now(), Kind: fairlead.EventClose, Forward: ru.f.Name, Reason: why, Problem: p}
-	if r.cfg.Watch != nil {
-		e.Conn = &fairlead.Conn{
-			Forward: ru.f.Name, Network: c.LocalAddr().Network(), Began: e.Time,
-			Client: addrText(c.RemoteAddr()), Local: addrText(c.LocalAddr()),
-		}
+	client := &fairlead.Conn{
+		Forward: ru.f.Name, Network: c.LocalAddr().Network(), Began: time.Now(),
+		Client: addrText(c.RemoteAddr()), Local: addrText(c.LocalAddr()),
 	}
 	sock.Abort(c)
 	r.budget.give(2)
-	r.tell(e, nil)
+	if ru.flood.tells(client.Began, why) {
+		r.tellOf(fairlead.Event{Kind: fairlead.EventClose, Forward: ru.f.Name, Reason: why, Problem: p}, client)
+	}
 }
 
 func keepalive(c net.Conn, d time.Duration) {

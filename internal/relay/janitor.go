@@ -30,6 +30,7 @@ func (r *Relay) keepTime() {
 				c.look(now)
 			}
 			clear(live) // keeps nothing alive
+			r.tellFloods(now)
 		}
 	}
 }

@@ -83,8 +83,8 @@ type hearingFrom struct {
 	ports   map[uint16]bool
 }
 
-// listen makes the sockets those that the rules want. The caller holds r.mu.
-func (r *Relay) listen(ctx context.Context) {
+// listen makes the sockets those that rules want. The caller holds r.mu.
+func (r *Relay) listen(ctx context.Context, rules []*rule) {
 	type wanted struct {
 		key key
 		b   *binding
@@ -92,9 +92,9 @@ func (r *Relay) listen(ctx context.Context) {
 	}
 	var want []wanted
 	wants := map[key]*rule{}
-	hearings := make([]hearing, len(r.rules))
+	hearings := make([]hearing, len(rules))
 	left := r.budget.size - r.budget.size/4 // or connections would find none
-	for i, ru := range r.rules {
+	for i, ru := range rules {
 		h := &hearings[i]
 		var keys []portKey
 		keys, h.problem = r.keys(ru)
@@ -145,7 +145,7 @@ func (r *Relay) listen(ctx context.Context) {
 		}
 		w.h.bound = append(w.h.bound, w.key.String())
 	}
-	for i, ru := range r.rules {
+	for i, ru := range rules {
 		ru.settle(hearings[i])
 	}
 	heard := &hearingFrom{maps.Clone(r.entries), map[uint16]bool{}}

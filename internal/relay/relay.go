@@ -13,7 +13,6 @@ import (
 	"context"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,11 +70,11 @@ type Relay struct {
 	poller *poller
 	log    quiet // the trouble that was told lately
 
+	rules   atomic.Pointer[[]*rule] // in the order of the last Apply that is done
 	heard   atomic.Pointer[hearingFrom]
 	serving atomic.Int64 // clients let in that are not in the table yet
 
 	mu      sync.Mutex // guards the rest
-	rules   []*rule    // in the order of the last Apply
 	entries map[key]*entry
 	passed  map[key]*os.File
 }
@@ -95,6 +94,7 @@ func New(cfg Config) *Relay {
 		passed:  map[key]*os.File{},
 	}
 	r.table.conns = map[uint64]tracked{}
+	r.rules.Store(new([]*rule))
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	for _, f := range cfg.Passed {
 		if k, ok := keyOf(f); ok {
@@ -117,8 +117,9 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 
-	old := make(map[identity]*rule, len(r.rules))
-	for _, ru := range r.rules {
+	current := r.current()
+	old := make(map[identity]*rule, len(current))
+	for _, ru := range current {
 		old[identify(ru.f)] = ru
 	}
 	rules := make([]*rule, len(want))
@@ -130,8 +131,8 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 		}
 		rules[i] = r.newRule(f, was)
 	}
-	r.rules = rules
-	r.listen(ctx)
+	r.listen(ctx, rules)
+	r.rules.Store(&rules)
 
 	statuses := make([]fairlead.Status, len(rules))
 	for i, ru := range rules {
@@ -142,9 +143,7 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 
 // Report is the status of every forward carried.
 func (r *Relay) Report() []fairlead.Status {
-	r.mu.Lock()
-	rules := slices.Clone(r.rules)
-	r.mu.Unlock()
+	rules := r.current()
 	statuses := make([]fairlead.Status, len(rules))
 	for i, ru := range rules {
 		statuses[i] = ru.status()

@@ -44,6 +44,7 @@ type rule struct {
 // reload.
 type account struct {
 	meter *fairlead.Meter
+	flood flood
 
 	counts  sync.Mutex // guards the rest
 	active  int

@@ -1,12 +1,17 @@
 package relay
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // Left tells what the relay still holds or counts, "" when it is nothing but
 // its listening sockets.
 func (r *Relay) Left() string {
 	r.mu.Lock()
-	rules, entries := r.rules, len(r.entries)
+	rules, entries := r.current(), len(r.entries)
 	r.mu.Unlock()
 	s := ""
 	if n := r.table.len(); n != 0 {
@@ -41,4 +46,18 @@ func (r *Relay) Over() (n int) {
 		}
 	}
 	return n
+}
+
+// KeepaliveOf is the silence after which the client of the only connection is
+// asked whether it lives; 0 is never.
+func (r *Relay) KeepaliveOf() (d time.Duration) {
+	for _, c := range r.table.all() {
+		rawConn(c.(*conn).client).Control(func(fd uintptr) {
+			if on, _ := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE); on != 0 {
+				idle, _ := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+				d = time.Duration(idle) * time.Second
+			}
+		})
+	}
+	return d
 }
