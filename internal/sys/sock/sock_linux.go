@@ -43,7 +43,8 @@ func setPacketInfo(fd int, v6 bool) error {
 var PacketInfoSize = unix.CmsgSpace(unix.SizeofInet6Pktinfo)
 
 // PacketInfo reads from a datagram's control data which local address was
-// asked, with the interface it came in by. ip(7), ipv6(7).
+// asked, with the interface it came in by: for a broadcast the address to
+// answer from, for an IPv6 group the unspecified one. ip(7), ipv6(7).
 func PacketInfo(oob []byte) (asked netip.Addr, ifindex int) {
 	for len(oob) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
@@ -58,7 +59,11 @@ func PacketInfo(oob []byte) (asked netip.Addr, ifindex int) {
 			return netip.AddrFrom4(p.Spec_dst), int(p.Ifindex)
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			p := (*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0]))
-			return netip.AddrFrom16(p.Addr).Unmap(), int(p.Ifindex)
+			a := netip.AddrFrom16(p.Addr).Unmap()
+			if a.IsMulticast() { // nothing may be sent from it
+				a = netip.IPv6Unspecified()
+			}
+			return a, int(p.Ifindex)
 		}
 		step := unix.CmsgSpace(int(h.Len) - unix.CmsgLen(0))
 		if step > len(oob) {
@@ -92,29 +97,36 @@ type Health struct {
 
 // Look reads the health of a TCP connection; ok is false where c is none.
 func Look(c syscall.RawConn) (h Health, ok bool) {
-	c.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil {
-			return
-		}
-		// The state alone does not tell a reset from an orderly end, and
-		// SO_ERROR would take the error away from the next read.
-		ready := []unix.PollFd{{Fd: int32(fd)}}
-		unix.Poll(ready, 0)
-		h = Health{
-			Failed:  ready[0].Revents&unix.POLLERR != 0,
-			Unacked: info.Unacked > 0,
-			Silent:  time.Duration(info.Last_ack_recv) * time.Millisecond,
-		}
-		ok = true
-	})
+	c.Control(func(fd uintptr) { h, ok = LookAt(fd) })
 	return h, ok
+}
+
+// LookAt is Look for a descriptor.
+func LookAt(fd uintptr) (h Health, ok bool) {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return h, false
+	}
+	// The state alone does not tell a reset from an orderly end, and SO_ERROR
+	// would take the error away from the next read.
+	ready := []unix.PollFd{{Fd: int32(fd)}}
+	unix.Poll(ready, 0)
+	return Health{
+		Failed:  ready[0].Revents&unix.POLLERR != 0,
+		Unacked: info.Unacked > 0,
+		Silent:  time.Duration(info.Last_ack_recv) * time.Millisecond,
+	}, true
 }
 
 // Unsent is how many bytes were written to c and not yet acknowledged by its
 // peer (SIOCOUTQ, tcp(7)).
-func Unsent(c syscall.RawConn) int {
-	n := 0
-	c.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+func Unsent(c syscall.RawConn) (n int) {
+	c.Control(func(fd uintptr) { n = UnsentAt(fd) })
+	return n
+}
+
+// UnsentAt is Unsent for a descriptor.
+func UnsentAt(fd uintptr) int {
+	n, _ := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 	return n
 }
