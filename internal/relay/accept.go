@@ -83,7 +83,11 @@ func (e *entry) serve(b *binding, c net.Conn) {
 	}
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
-	fc := &conn{r: r, id: r.table.next(), rule: ru, client: c, target: t}
+	id := r.table.next()
+	if r.cfg.EventLoops && r.engine.carry(id, ru, c, t) {
+		return
+	}
+	fc := &conn{r: r, id: id, rule: ru, client: c, target: t}
 	fc.start()
 }
 

@@ -53,6 +53,9 @@ type Config struct {
 	// Watch is told of connections and of trouble. It must not block.
 	Watch fairlead.Watch
 
+	// EventLoops has event loops carry the connections that they can.
+	EventLoops bool
+
 	// Descriptors is how many the relay may use, for tests; 0 means what the
 	// process may have, less a reserve.
 	Descriptors int
@@ -68,6 +71,7 @@ type Relay struct {
 	budget *budget
 	pipes  *sock.Pipes
 	poller *poller
+	engine *engine
 	log    quiet // the trouble that was told lately
 
 	rules   atomic.Pointer[[]*rule] // in the order of the last Apply that is done
@@ -104,6 +108,7 @@ func New(cfg Config) *Relay {
 		}
 	}
 	r.poller = newPoller(r)
+	r.engine = newEngine(r)
 	r.wg.Go(r.keepTime)
 	r.wg.Go(r.probeTargets)
 	return r

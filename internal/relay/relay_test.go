@@ -26,9 +26,13 @@ func newRelay(t testing.TB, cfg relay.Config) *relay.Relay {
 func parseAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func TestConformance(t *testing.T) {
-	lab.TestCarrier(t, lab.Carrier(func(t *testing.T) fairlead.Carrier {
-		return newRelay(t, relay.Config{})
-	}))
+	for name, loops := range map[string]bool{"goroutines": false, "loops": true} {
+		t.Run(name, func(t *testing.T) {
+			lab.TestCarrier(t, lab.Carrier(func(t *testing.T) fairlead.Carrier {
+				return newRelay(t, relay.Config{EventLoops: loops})
+			}))
+		})
+	}
 }
 
 // wish is a forward of network from a free loopback port to target.
