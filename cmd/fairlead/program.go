@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairlead"
+	"fairlead/internal/config"
 	"fairlead/internal/control"
 	"fairlead/internal/talk"
 )
@@ -161,8 +163,8 @@ func codeOf(p *fairlead.Problem) int {
 // shellArrow recognises "fairlead forward :8080 -> 10.0.0.1:80": the shell
 // took the arrow's head and opened a file named like the target.
 func shellArrow(args []string, stdout *os.File) *fairlead.Problem {
-	if len(args) == 0 || args[len(args)-1] != "-" && args[len(args)-1] != "=" {
-		return nil
+	if len(args) == 0 || args[len(args)-1] != "-" && args[len(args)-1] != "=" || !slices.ContainsFunc(args, beginsSentence) {
+		return nil // "fmt -" reads standard input
 	}
 	arrow := args[len(args)-1] + ">"
 	problem := fairlead.Problemf(fairlead.CodeShellArrow, "%q was not received: your shell took it as a redirection", arrow)
@@ -177,6 +179,11 @@ func shellArrow(args []string, stdout *os.File) *fairlead.Problem {
 		}
 	}
 	return problem.Fix("write the word \"to\"", "fairlead "+strings.Join(args[:len(args)-1], " ")+" to "+to)
+}
+
+// beginsSentence reports whether a sentence follows the word.
+func beginsSentence(word string) bool {
+	return word == "add" || word == "edit" || slices.ContainsFunc(config.Kinds(), func(k config.KindHelp) bool { return string(k.Kind) == word })
 }
 
 // systemSocket is the control socket of the machine's own service.
