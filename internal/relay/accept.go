@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -21,19 +22,20 @@ func (e *entry) accept() {
 		c, err := e.ln.Accept()
 		if err == nil {
 			pause = 5 * time.Millisecond
-			if !e.descriptors(c) {
+			spare, ok := e.descriptors(c)
+			if !ok {
 				return
 			}
 			b := e.rule.Load()
 			e.r.serving.Add(1)
-			e.r.wg.Go(func() { e.serve(b, c) })
+			e.r.wg.Go(func() { e.serve(b, c, spare) })
 			continue
 		}
 		if e.gone.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if sock.NoDescriptors(err) {
-			e.r.trouble(fairlead.CodeNoDescriptors, "out of file descriptors: new connections wait until some are free")
+			e.r.trouble(fairlead.CodeNoDescriptors, outOfDescriptors)
 		}
 		// Anything else (ECONNABORTED, a firewall's EPERM) is the one
 		// connection's trouble, and passes.
@@ -46,28 +48,48 @@ func (e *entry) accept() {
 	}
 }
 
-// descriptors takes the budget for c and its target, and while there is none
-// waits with c in hand. It returns false when the entry is closed meanwhile.
-func (e *entry) descriptors(c net.Conn) bool {
-	if e.r.budget.try(2) {
-		return true
+// descriptors takes the budget for c and its target, and a spare descriptor
+// to be closed when the target is dialed: without it, clients that were let in
+// could use up all that there are and none would reach a target. While there
+// is none it waits with c in hand. It returns false when the entry is closed
+// meanwhile.
+func (e *entry) descriptors(c net.Conn) (spare io.Closer, ok bool) {
+	if !e.r.budget.try(2) {
+		e.r.trouble(fairlead.CodeNoDescriptors, "all file descriptors are in use ("+strconv.FormatInt(e.r.budget.size, 10)+
+			" for connections): new ones wait until some end")
+		if e.r.budget.take(e.gone, 2) != nil {
+			sock.Abort(c)
+			return nil, false
+		}
 	}
-	e.r.trouble(fairlead.CodeNoDescriptors, "all file descriptors are in use ("+strconv.FormatInt(e.r.budget.size, 10)+
-		" for connections): new ones wait until some end")
-	if e.r.budget.take(e.gone, 2) != nil {
-		sock.Abort(c)
-		return false
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		// Those who have closed their spare and found it taken go first.
+		if e.r.short.Load() == 0 {
+			if spare, err := sock.Spare(c); err == nil || !sock.NoDescriptors(err) {
+				return spare, true
+			}
+			e.r.trouble(fairlead.CodeNoDescriptors, outOfDescriptors)
+		}
+		select {
+		case <-e.gone.Done():
+			sock.Abort(c)
+			e.r.budget.give(2)
+			return nil, false
+		case <-time.After(pause):
+		}
 	}
-	return true
 }
 
+const outOfDescriptors = "out of file descriptors: new connections wait until some are free"
+
 // serve admits one connection, dials its target and hands both to the pumps.
-// It owns c, and two descriptors of the budget, until then.
-func (e *entry) serve(b *binding, c net.Conn) {
+// It owns c, the spare descriptor, and two of the budget, until then.
+func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	r, ru := e.r, b.rule
 	defer r.serving.Add(-1)
 	client := sock.AddrPort(c.RemoteAddr()).Addr().WithZone("")
 	targets, why := admit(ru, client)
+	spare.Close()
 	if why != "" {
 		r.turnAway(ru, c, why, nil)
 		return
@@ -159,10 +181,16 @@ func (r *Relay) dialTarget(ctx context.Context, b *binding, t *target) (net.Conn
 	if r.loops(ctx, network, b, t) {
 		return nil, loopProblem(b.rule, address)
 	}
+	short := false
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		c, err := b.rule.place.DialContext(ctx, network, address)
 		if err == nil || reason(err) != fairlead.NoDescriptors {
 			return c, err
+		}
+		if !short {
+			short = true
+			r.short.Add(1)
+			defer r.short.Add(-1)
 		}
 		// Others will end; until then the client waits as if in the queue.
 		select {

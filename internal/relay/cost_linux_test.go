@@ -36,7 +36,9 @@ func TestMain(m *testing.M) {
 func runChild(to string) {
 	here := place.New(place.Config{})
 	defer here.Close()
-	r := relay.New(relay.Config{Place: func(string) (fairlead.Place, error) { return here, nil }})
+	cfg := relay.Config{Place: func(string) (fairlead.Place, error) { return here, nil }}
+	shorten(&cfg)
+	r := relay.New(cfg)
 	port := func() uint16 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -76,6 +76,7 @@ type Relay struct {
 
 	rules   atomic.Pointer[[]*rule] // in the order of the last Apply that is done
 	heard   atomic.Pointer[hearingFrom]
+	short   atomic.Int64 // dials that wait for a descriptor
 	serving atomic.Int64 // clients let in that are not in the table yet
 
 	mu      sync.Mutex // guards the rest

@@ -3,6 +3,9 @@
 package sock
 
 import (
+	"io"
+	"net"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,3 +38,30 @@ func takesIPv4(fd int) bool {
 	only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
 	return err == nil && only == 0
 }
+
+// Spare is a descriptor that is good for nothing but to be closed, when
+// another one is needed. It is the same socket as c once more. With an error
+// it is one whose Close does nothing.
+func Spare(c net.Conn) (io.Closer, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return io.NopCloser(nil), nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return io.NopCloser(nil), err
+	}
+	var s spare
+	if err := control(raw, func(fd int) error {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		s = spare(n)
+		return err
+	}); err != nil {
+		return io.NopCloser(nil), os.NewSyscallError("fcntl", err)
+	}
+	return s, nil
+}
+
+type spare int
+
+func (s spare) Close() error { return unix.Close(int(s)) }
