@@ -15,6 +15,10 @@ const tick = 250 * time.Millisecond
 // whether both peers are alive.
 const patience = 15 * time.Second
 
+// impatience is the same while a receiver takes nothing. It is much longer
+// than the question takes, for ten thousand such connections.
+const impatience = time.Second
+
 // keepTime goes round the live connections and ends those whose time is up.
 func (r *Relay) keepTime() {
 	t := time.NewTicker(tick)
@@ -63,7 +67,11 @@ func (c *conn) look(now time.Time) {
 // acknowledgements, where keepalive does not ask.
 func (c *conn) lookAtPeers(now time.Time, silent time.Duration) {
 	stalled := c.up.stalled.Load() || c.down.stalled.Load()
-	if !stalled && (silent < patience || now.Sub(c.asked) < patience) {
+	wait := patience
+	if stalled {
+		wait = impatience
+	}
+	if !stalled && silent < patience || now.Sub(c.asked) < wait {
 		return
 	}
 	c.asked = now
