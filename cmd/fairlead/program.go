@@ -148,6 +148,9 @@ func codeOf(p *fairlead.Problem) int {
 	case fairlead.CodeLowPort, fairlead.CodeNotAllowed, fairlead.CodeUnwritable:
 		return exitPermission
 	case fairlead.CodeNoService:
+		if errors.Is(p, context.DeadlineExceeded) {
+			return exitTimeout // it is there, and does not answer
+		}
 		return exitNoService
 	case fairlead.CodeNoSuchForward, fairlead.CodeNoSuchConn:
 		return exitNoSuch
