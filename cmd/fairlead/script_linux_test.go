@@ -177,6 +177,9 @@ func scriptSignal(ts *testscript.TestScript, neg bool, args []string) {
 	for _, cmd := range ts.BackgroundCmds() {
 		if strings.Contains(strings.Join(cmd.Args, " "), strings.Join(args[1:], " ")) {
 			ts.Check(cmd.Process.Signal(unix.SignalNum("SIG" + args[0])))
+			if args[0] == "STOP" { // so that it can be ended
+				ts.Defer(func() { cmd.Process.Signal(unix.SIGCONT) })
+			}
 		}
 	}
 }
