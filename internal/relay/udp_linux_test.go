@@ -159,8 +159,7 @@ func TestTwoForwardsInACircleAreRefused(t *testing.T) {
 	one, two := wish(t, "one", fairlead.TCP, "127.0.0.1:1", unchecked), wish(t, "two", fairlead.TCP, "127.0.0.1:1", unchecked)
 	one.To[0].Ports, two.To[0].Ports = two.At.Ports, one.At.Ports
 	r.Apply(t.Context(), []*fairlead.Forward{one, two})
-	c := dial(t, entryOf(one))
-	c.Read(make([]byte, 1))
+	knock(t, entryOf(one))
 	eventually(t, "the loop is told", func() bool { return ev.ended(fairlead.Loop) })
 	if n := ev.count(func(e fairlead.Event) bool { return e.Kind == fairlead.EventClose }); n > 2 {
 		t.Errorf("%d connections ended, want the client's alone", n)
