@@ -167,7 +167,7 @@ func (p *program) commonFlags(set *pflag.FlagSet) {
 	set.BoolVar(&p.json, "json", p.json, "print JSON")
 	set.BoolVar(&p.plain, "plain", p.plain, "print tables as fields between tabs")
 	set.BoolVar(&p.noColour, "no-color", p.noColour, "no colour")
-	set.BoolVarP(&p.quiet, "quiet", "q", p.quiet, "no messages, only data and errors")
+	set.BoolVarP(&p.quiet, "quiet", "q", p.quiet, "no messages, only data, warnings and errors")
 	set.BoolVarP(&p.verbose, "verbose", "v", p.verbose, "more messages")
 	set.StringVarP(&p.config, "config", "c", p.config, "configuration `file`")
 	set.StringVar(&p.socket, "socket", p.socket, "control socket of the service (`path`)")

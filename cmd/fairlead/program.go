@@ -145,6 +145,8 @@ func codeOf(p *fairlead.Problem) int {
 		return exitUsage
 	case fairlead.CodeInUse, fairlead.CodeInUseByOther, fairlead.CodePathInUse, fairlead.CodeOverlap, fairlead.CodeServiceRunning:
 		return exitInUse
+	case fairlead.CodeHalfBound:
+		return exitPartly
 	case fairlead.CodeLowPort, fairlead.CodeNotAllowed, fairlead.CodeUnwritable:
 		return exitPermission
 	case fairlead.CodeNoService:

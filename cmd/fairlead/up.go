@@ -133,7 +133,7 @@ func (d *daemon) loop(signals <-chan os.Signal) {
 				d.journal.log.Info("ending", "signal", s.String())
 				return
 			}
-			if _, err := d.Reload(context.Background(), control.Actor{}, false); err != nil {
+			if _, err := d.reload("SIGHUP", false); err != nil {
 				d.journal.log.Error("the reload changed nothing", "error", err)
 			}
 		case <-alive:
@@ -205,6 +205,10 @@ func (d *daemon) take(file *config.File) []fairlead.Status {
 
 // Reload reads the file again. One with errors changes nothing.
 func (d *daemon) Reload(ctx context.Context, by control.Actor, dry bool) (control.Plan, error) {
+	return d.reload(by.String(), dry)
+}
+
+func (d *daemon) reload(by string, dry bool) (control.Plan, error) {
 	d.loading.Lock()
 	defer d.loading.Unlock()
 	if !dry {
@@ -249,7 +253,7 @@ func (d *daemon) Reload(ctx context.Context, by control.Actor, dry bool) (contro
 	}
 	d.take(file)
 	e := fairlead.Event{Time: time.Now(), Kind: fairlead.EventReload, Text: "the file was read again"}
-	d.journal.log.Info(e.Text, "by", by.String(), "added", len(plan.Added), "changed", len(plan.Changed), "removed", len(plan.Removed))
+	d.journal.log.Info(e.Text, "by", by, "added", len(plan.Added), "changed", len(plan.Changed), "removed", len(plan.Removed))
 	d.feed.Tell(e)
 	return plan, nil
 }

@@ -278,6 +278,9 @@ func (p *parser) unknownWord(t token) {
 			// says of the kind is the better explanation.
 			m.meant(t.text, wordsFor(everyKind))
 		}
+		if m.p.At.Hint == "" && len(words) > 0 && !p.saidWord("to") && strings.ContainsAny(t.text, ":.") {
+			m.hint("a target stands behind \"to\"")
+		}
 	}
 }
 

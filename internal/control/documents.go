@@ -189,7 +189,7 @@ func ForwardOf(s fairlead.Status) Forward {
 		Error:   ProblemOf(s.Problem),
 		Expires: moment(f.Expires),
 	}
-	if f.Source.Line > 0 {
+	if f.Source.Line > 0 && f.Source.File != "" {
 		j.Source = fmt.Sprintf("%s:%d", f.Source.File, f.Source.Line)
 	}
 	for i, t := range s.Targets {

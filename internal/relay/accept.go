@@ -97,7 +97,7 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	if ru.keepalive != e.inherited || !sock.Inherits {
 		keepalive(c, ru.f.Policy.Keepalive)
 	}
-	t, why, err := r.dial(b, targets)
+	t, to, why, err := r.dial(b, ru.order(targets, client))
 	if err != nil {
 		ru.leaveAddr(client)
 		r.turnAway(ru, c, why, fairlead.AsProblem(err))
@@ -106,10 +106,10 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
 	id := r.table.next()
-	if r.cfg.EventLoops && r.engine.carry(id, ru, c, t) {
+	if r.cfg.EventLoops && r.engine.carry(id, ru, to, c, t) {
 		return
 	}
-	fc := &conn{r: r, id: id, rule: ru, client: c, target: t}
+	fc := &conn{r: r, id: id, rule: ru, to: to, client: c, target: t}
 	fc.start()
 }
 
@@ -151,16 +151,18 @@ func keepalive(c net.Conn, d time.Duration) {
 }
 
 // dial connects to the first of targets that answers, within the time that
-// the rule allows for all of them.
-func (r *Relay) dial(b *binding, targets []*target) (net.Conn, fairlead.Reason, error) {
+// the rule allows for all of them. The one that answered counts the connection
+// until it ends.
+func (r *Relay) dial(b *binding, targets []*target) (net.Conn, *target, fairlead.Reason, error) {
 	ctx, cancel := b.rule.dialContext(r.ctx)
 	defer cancel()
 	var last error
-	for _, t := range targets {
-		c, err := r.dialTarget(ctx, b, t)
+	for i, t := range targets {
+		c, err := r.dialInTime(ctx, b, t, len(targets)-i)
 		if err == nil {
 			r.saw(t, nil)
-			return c, "", nil
+			t.active.Add(1)
+			return c, t, "", nil
 		}
 		why := reason(err)
 		if why == fairlead.NoDescriptors {
@@ -173,7 +175,18 @@ func (r *Relay) dial(b *binding, targets []*target) (net.Conn, fairlead.Reason, 
 			break
 		}
 	}
-	return nil, reason(last), last
+	return nil, nil, reason(last), last
+}
+
+// dialInTime dials t in its share of the time that is left for it and those
+// after it: one that is silent must not use up what the others need.
+func (r *Relay) dialInTime(ctx context.Context, b *binding, t *target, left int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok && left > 1 {
+		share, cancel := context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
+		defer cancel()
+		ctx = share
+	}
+	return r.dialTarget(ctx, b, t)
 }
 
 func (r *Relay) dialTarget(ctx context.Context, b *binding, t *target) (net.Conn, error) {

@@ -19,6 +19,7 @@ type conn struct {
 	r              *Relay
 	id             uint64
 	rule           *rule
+	to             *target
 	client, target net.Conn
 	up, down       pump // from the client, from the target
 	in, out        atomic.Int64
@@ -128,6 +129,7 @@ func (c *conn) finish(why fairlead.Reason, abort bool) {
 		c.target.Close()
 	}
 	c.rule.meter.Active.Add(-1)
+	c.to.active.Add(-1)
 	c.rule.leave(c.client)
 	c.r.table.remove(c)
 	c.r.budget.give(2)

@@ -45,9 +45,9 @@ func (g *engine) start() {
 
 // carry takes over both connections, or returns false and leaves them as they
 // are: when they are not TCP sockets, or descriptors are short.
-func (g *engine) carry(id uint64, ru *rule, client, target net.Conn) bool {
+func (g *engine) carry(id uint64, ru *rule, to *target, client, server net.Conn) bool {
 	c, ok1 := client.(*net.TCPConn)
-	t, ok2 := target.(*net.TCPConn)
+	t, ok2 := server.(*net.TCPConn)
 	if !ok1 || !ok2 {
 		return false
 	}
@@ -65,7 +65,7 @@ func (g *engine) carry(id uint64, ru *rule, client, target net.Conn) bool {
 	}
 	l := g.loops[g.next.Add(1)%uint32(len(g.loops))]
 	p := &pair{
-		l: l, id: id, rule: ru, fd: [2]int{cfd, tfd}, began: time.Now(),
+		l: l, id: id, rule: ru, to: to, fd: [2]int{cfd, tfd}, began: time.Now(),
 		slot:   -1,
 		client: sock.AddrPort(c.RemoteAddr()), local: sock.AddrPort(c.LocalAddr()), target: sock.AddrPort(t.RemoteAddr()),
 	}
@@ -104,6 +104,7 @@ type pair struct {
 	l                     *eventLoop
 	id                    uint64
 	rule                  *rule
+	to                    *target
 	began                 time.Time
 	client, local, target netip.AddrPort
 
@@ -635,6 +636,7 @@ func (p *pair) release(why fairlead.Reason, abort bool) {
 	}
 	r := p.l.r
 	p.rule.meter.Active.Add(-1)
+	p.to.active.Add(-1)
 	p.rule.leaveAddr(p.client.Addr().WithZone(""))
 	r.table.remove(p)
 	r.budget.give(2)

@@ -62,8 +62,8 @@ type condition struct {
 
 var conditions = []condition{
 	{word: "by", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.By, "by", "auto", Name) }},
-	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", "failover") }},
-	{word: "check", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Check.How, "check", "off") }},
+	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
+	{word: "check", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Check.How, "check", "off", "tcp", "http") }},
 	never("rate", func(p *fairlead.Policy) bool { return p.Rate > 0 }),
 	never("bandwidth", func(p *fairlead.Policy) bool { return p.Bandwidth > 0 }),
 	never("front", func(p *fairlead.Policy) bool { return p.Front != "" }),

@@ -1,7 +1,12 @@
 package relay
 
 import (
+	"bufio"
 	"context"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -11,12 +16,17 @@ import (
 )
 
 // A target that nobody has tried yet is asked once, and one that is down again
-// after these times, each twice the last. One that is up is left in peace.
+// after these times, each twice the last. One that is up is left in peace,
+// unless the sentence has it checked: then it is asked every so often, up or
+// down.
 const (
 	firstBackoff = time.Second
 	lastBackoff  = 30 * time.Second
 	probeTimeout = 5 * time.Second
 	probesAtOnce = 8
+
+	checkEvery = 5 * time.Second // unless the sentence says it
+	checkFalls = 2               // failed checks in a row before a target that was up is down
 )
 
 // probeTargets finds out how targets stand that no client has tried, so that
@@ -33,7 +43,7 @@ func (r *Relay) probeTargets() {
 				continue
 			}
 			for _, t := range ru.targets {
-				if !t.due(time.Now()) {
+				if !t.due(time.Now(), &ru.f.Policy.Check) {
 					continue
 				}
 				select {
@@ -59,16 +69,27 @@ func (r *Relay) probeTargets() {
 func (r *Relay) current() []*rule { return *r.rules.Load() }
 
 // due reports whether the target wants a probe now, and books the next one.
-func (t *target) due(now time.Time) bool {
+func (t *target) due(now time.Time, check *fairlead.Check) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.known && t.problem == nil || now.Before(t.next) {
+	if now.Before(t.next) || !checked(check) && t.known && t.problem == nil {
 		return false
+	}
+	if checked(check) {
+		every := check.Every
+		if every == 0 {
+			every = checkEvery
+		}
+		// Not all at the same moment, and not in step with others' checks.
+		t.next = now.Add(every - every/10 + rand.N(every/5+1))
+		return true
 	}
 	t.backoff = min(max(2*t.backoff, firstBackoff), lastBackoff)
 	t.next = now.Add(t.backoff)
 	return true
 }
+
+func checked(c *fairlead.Check) bool { return c.How != "" && c.How != "off" }
 
 // probe asks one target. A program on this host is looked up in the system's
 // table of sockets rather than connected to: one that serves a single
@@ -91,16 +112,22 @@ func (r *Relay) probe(ru *rule, t *target) {
 			r.saw(t, loopProblem(ru, address))
 			return
 		}
-		if r.listensHere(ctx, ru, t) {
+		if !checked(&ru.f.Policy.Check) && r.listensHere(ctx, ru, t) {
 			r.saw(t, nil)
 			return
 		}
 	}
 	c, err := ru.place.DialContext(ctx, network, address)
 	if err == nil {
+		if ru.f.Policy.Check.How == "http" {
+			err = checkHTTP(ctx, c, t)
+		}
 		sock.Abort(c)
 	}
 	if r.ctx.Err() != nil || err != nil && reason(err) == fairlead.NoDescriptors {
+		return
+	}
+	if err != nil && t.forgives(&ru.f.Policy.Check) {
 		return
 	}
 	if err != nil {
@@ -108,6 +135,56 @@ func (r *Relay) probe(ru *rule, t *target) {
 		return
 	}
 	r.saw(t, nil)
+}
+
+// forgives counts a failed check, and reports whether a target that was up may
+// stay so: one lost packet takes nobody out of service.
+func (t *target) forgives(check *fairlead.Check) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed++
+	return checked(check) && t.known && t.problem == nil && t.failed < checkFalls
+}
+
+// checkHTTP asks for "/" and is content with any answer below 400: a service
+// that redirects serves.
+func checkHTTP(ctx context.Context, c net.Conn, t *target) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		c.SetDeadline(deadline)
+	}
+	failed := func(err error) error {
+		p := fairlead.Problemf(fairlead.CodeTargetFailed, "%s gives no HTTP answer: %v", t.t.Dest(), cause(err))
+		p.Err = err
+		return p
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+httpHost(t)+"/", nil)
+	if err != nil {
+		return failed(err)
+	}
+	req.Header.Set("User-Agent", "fairlead-check")
+	req.Close = true
+	if err := req.Write(c); err != nil {
+		return failed(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, checkHead)), req)
+	if err != nil {
+		return failed(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode >= 400 {
+		return fairlead.Problemf(fairlead.CodeTargetFailed, "%s answers %q to GET /", t.t.Dest(), resp.Status)
+	}
+	return nil
+}
+
+// checkHead is how much of an answer a check reads.
+const checkHead = 16 << 10
+
+func httpHost(t *target) string {
+	if t.t.Unix != "" {
+		return "localhost"
+	}
+	return (&fairlead.Target{Host: t.t.Host}).Dest()
 }
 
 func (r *Relay) resolves(ctx context.Context, ru *rule, t *target) error {

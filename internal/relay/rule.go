@@ -32,7 +32,8 @@ type rule struct {
 
 	connect, idle, udpIdle, linger, lifetime, keepalive time.Duration // 0: no limit
 
-	passed atomic.Bool // a connection has reached a target
+	passed atomic.Bool   // a connection has reached a target
+	turns  atomic.Uint32 // given to targets that take turns
 
 	mu      sync.Mutex // guards the rest
 	bound   []string
@@ -85,7 +86,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 	}
 	ru.passed.Store(was != nil && was.passed.Load() && slices.EqualFunc(was.f.To, f.To, sameDest))
 	for i := range f.To {
-		t := &target{t: &f.To[i]}
+		t := &target{t: &f.To[i], active: new(atomic.Int64)}
 		if was != nil {
 			t.inherit(was.targets)
 		}
@@ -229,19 +230,22 @@ func (ru *rule) status() fairlead.Status {
 // A target is a place where a rule leads, and what is known of it. It knows
 // only what was seen: a dial that a client caused, or a probe.
 type target struct {
-	t *fairlead.Target
+	t      *fairlead.Target
+	active *atomic.Int64 // connections now; goes on through a reload
 
 	mu      sync.Mutex // guards the rest
 	known   bool       // it was tried
 	problem *fairlead.Problem
 	since   time.Time
-	next    time.Time // of the next probe, while it is not known to be up
+	failed  int       // checks in a row
+	next    time.Time // of the next probe
 	backoff time.Duration
 }
 
 func (t *target) inherit(old []*target) {
 	for _, o := range old {
 		if o.t.Dest() == t.t.Dest() {
+			t.active = o.active
 			o.mu.Lock()
 			t.known, t.problem, t.since, t.next, t.backoff = o.known, o.problem, o.since, o.next, o.backoff
 			o.mu.Unlock()
@@ -259,6 +263,9 @@ func (t *target) saw(p *fairlead.Problem) {
 	if t.problem == nil && p != nil {
 		t.backoff = 0
 		t.next = time.Now().Add(firstBackoff)
+	}
+	if p == nil {
+		t.failed = 0
 	}
 	t.known, t.problem = true, p
 }

@@ -273,6 +273,7 @@ type session struct {
 	mu      sync.Mutex // guards the rest
 	stop    func()     // ends the dial; nil when that is over
 	up      net.Conn   // connected to the target; nil while dialing
+	target  *target    // which that is
 	raw     syscall.RawConn
 	ready   bool // what has waited is sent
 	waiting [][]byte
@@ -283,9 +284,11 @@ func (s *session) dial(ctx context.Context, targets []*target) {
 	r := s.u.e.r
 	defer s.u.dialing.Add(-1)
 	var up net.Conn
+	var chosen *target
 	var err error
-	for _, t := range targets {
+	for _, t := range s.b.rule.order(targets, s.key.client.Addr()) {
 		if up, err = r.dialDatagrams(ctx, s.b, t); err == nil {
+			chosen = t
 			break
 		}
 		if ctx.Err() != context.Canceled && reason(err) != fairlead.NoDescriptors {
@@ -299,7 +302,7 @@ func (s *session) dial(ctx context.Context, targets []*target) {
 		s.finish(reason(err))
 		return
 	}
-	if !s.connected(up) {
+	if !s.connected(up, chosen) {
 		up.Close()
 		return
 	}
@@ -318,7 +321,7 @@ func (r *Relay) dialDatagrams(ctx context.Context, b *binding, t *target) (net.C
 }
 
 // connected notes the dialed socket, unless the session has ended meanwhile.
-func (s *session) connected(up net.Conn) bool {
+func (s *session) connected(up net.Conn, t *target) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stop() // releases what the time limit held
@@ -327,6 +330,8 @@ func (s *session) connected(up net.Conn) bool {
 		return false
 	}
 	s.up, s.raw = up, rawConn(up)
+	s.target = t
+	t.active.Add(1)
 	// Told under the lock, so that the end is told afterwards.
 	d := s.describeLocked()
 	s.u.e.r.tellOf(fairlead.Event{Kind: fairlead.EventOpen, Forward: s.b.rule.f.Name}, &d)
@@ -484,6 +489,7 @@ func (s *session) end(why fairlead.Reason) bool {
 	if up != nil {
 		r.poller.remove(s)
 		up.Close()
+		s.target.active.Add(-1)
 	}
 	s.b.rule.meter.Active.Add(-1)
 	r.table.remove(s)
