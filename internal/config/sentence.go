@@ -186,7 +186,7 @@ func (p *parser) modifier(t token, f *fairlead.Forward) {
 	}
 	m := byWord[t.text]
 	if m == nil || t.quoted {
-		p.unknownWord(t)
+		p.unknownWord(t, f)
 		p.skip()
 		return
 	}
@@ -242,7 +242,7 @@ var elsewhere = map[string]string{
 	"off":         `write "disabled"`,
 }
 
-func (p *parser) unknownWord(t token) {
+func (p *parser) unknownWord(t token, f *fairlead.Forward) {
 	if p.list.full() {
 		p.list.more++
 		return
@@ -278,7 +278,7 @@ func (p *parser) unknownWord(t token) {
 			// says of the kind is the better explanation.
 			m.meant(t.text, wordsFor(everyKind))
 		}
-		if m.p.At.Hint == "" && len(words) > 0 && !p.saidWord("to") && strings.ContainsAny(t.text, ":.") {
+		if m.p.At.Hint == "" && len(words) > 0 && len(f.To) == 0 && strings.ContainsAny(t.text, ":.") {
 			m.hint("a target stands behind \"to\"")
 		}
 	}
