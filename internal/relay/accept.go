@@ -106,7 +106,7 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
 	id := r.table.next()
-	if r.cfg.EventLoops && r.engine.carry(id, ru, to, c, t) {
+	if !r.cfg.Goroutines && r.engine.carry(id, ru, to, c, t) {
 		return
 	}
 	fc := &conn{r: r, id: id, rule: ru, to: to, client: c, target: t}

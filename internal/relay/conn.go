@@ -26,6 +26,7 @@ type conn struct {
 	began          time.Time
 	ended          atomic.Int32 // first side that ended its direction: 1 client, 2 target
 	over           atomic.Bool
+	killed         atomic.Bool
 
 	// The janitor's notes.
 	seen  int64     // bytes at its last look
@@ -174,11 +175,12 @@ func (c *conn) describe() fairlead.Conn {
 }
 
 func (c *conn) matches(m fairlead.Match) bool {
-	return matches(m, c.id, c.rule.f.Name, sock.AddrPort(c.client.RemoteAddr()).Addr())
+	return !c.killed.Load() && matches(m, c.id, c.rule.f.Name, sock.AddrPort(c.client.RemoteAddr()).Addr())
 }
 
 // kill and shut also cut short a finish that waits to flush.
 func (c *conn) kill() {
+	c.killed.Store(true)
 	c.finish(fairlead.Killed, true)
 	c.abort()
 }

@@ -117,6 +117,8 @@ type pair struct {
 	ready bool // in the loop's list of those with more to do
 
 	stalled atomic.Bool // one direction waits for its receiver
+	doomed  atomic.Bool // somebody has asked for its end
+	dying   atomic.Bool // one side was reset, and the other gets its last bytes
 
 	gone  fairlead.Reason // one side was reset; the other still gets what it said before
 	since time.Time       // when that was
@@ -552,6 +554,7 @@ func (l *eventLoop) lose(p *pair, side int, why fairlead.Reason) {
 		return
 	}
 	p.gone, p.since = why, time.Now()
+	p.dying.Store(true)
 	p.dir[1-side].drop(l.r.pipes)
 	d := &p.dir[side]
 	d.failed = true
@@ -667,11 +670,16 @@ func (l *eventLoop) end() {
 }
 
 func (p *pair) number() uint64 { return p.id }
-func (p *pair) kill()          { p.l.ask(p, finish, fairlead.Killed) }
-func (p *pair) shut()          { p.l.ask(p, finish, fairlead.Shutdown) }
+func (p *pair) kill()          { p.askEnd(fairlead.Killed) }
+func (p *pair) shut()          { p.askEnd(fairlead.Shutdown) }
+
+func (p *pair) askEnd(why fairlead.Reason) {
+	p.doomed.Store(true)
+	p.l.ask(p, finish, why)
+}
 
 func (p *pair) matches(m fairlead.Match) bool {
-	return matches(m, p.id, p.rule.f.Name, p.client.Addr())
+	return !p.doomed.Load() && matches(m, p.id, p.rule.f.Name, p.client.Addr())
 }
 
 func (p *pair) describe() fairlead.Conn {

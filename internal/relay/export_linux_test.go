@@ -41,8 +41,15 @@ func (ru *rule) left() (s string) {
 // Over is how many connections have ended and wait for their last bytes.
 func (r *Relay) Over() (n int) {
 	for _, c := range r.table.all() {
-		if c, ok := c.(*conn); ok && c.over.Load() {
-			n++
+		switch c := c.(type) {
+		case *conn:
+			if c.over.Load() {
+				n++
+			}
+		case *pair:
+			if c.dying.Load() {
+				n++
+			}
 		}
 	}
 	return n
@@ -51,13 +58,19 @@ func (r *Relay) Over() (n int) {
 // KeepaliveOf is the silence after which the client of the only connection is
 // asked whether it lives; 0 is never.
 func (r *Relay) KeepaliveOf() (d time.Duration) {
+	read := func(fd uintptr) {
+		if on, _ := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE); on != 0 {
+			idle, _ := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+			d = time.Duration(idle) * time.Second
+		}
+	}
 	for _, c := range r.table.all() {
-		rawConn(c.(*conn).client).Control(func(fd uintptr) {
-			if on, _ := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE); on != 0 {
-				idle, _ := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
-				d = time.Duration(idle) * time.Second
-			}
-		})
+		switch c := c.(type) {
+		case *conn:
+			rawConn(c.client).Control(read)
+		case *pair:
+			read(uintptr(c.fd[0]))
+		}
 	}
 	return d
 }

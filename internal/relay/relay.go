@@ -53,8 +53,9 @@ type Config struct {
 	// Watch is told of connections and of trouble. It must not block.
 	Watch fairlead.Watch
 
-	// EventLoops has event loops carry the connections that they can.
-	EventLoops bool
+	// Goroutines has goroutines carry every connection, also those that an
+	// event loop could.
+	Goroutines bool
 
 	// Descriptors is how many the relay may use, for tests; 0 means what the
 	// process may have, less a reserve.

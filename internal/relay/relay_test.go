@@ -26,10 +26,10 @@ func newRelay(t testing.TB, cfg relay.Config) *relay.Relay {
 func parseAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func TestConformance(t *testing.T) {
-	for name, loops := range map[string]bool{"goroutines": false, "loops": true} {
+	for name, goroutines := range map[string]bool{"loops": false, "goroutines": true} {
 		t.Run(name, func(t *testing.T) {
 			lab.TestCarrier(t, lab.Carrier(func(t *testing.T) fairlead.Carrier {
-				return newRelay(t, relay.Config{EventLoops: loops})
+				return newRelay(t, relay.Config{Goroutines: goroutines})
 			}))
 		})
 	}
