@@ -47,7 +47,7 @@ func FuzzClientHello(f *testing.F) {
 			t.Fatalf("%d bytes of memory for %d", n, len(in))
 		}
 		settled(t, "hello", ClientHello, in)
-		if p, perr := Protocol(in); (err == ErrNot) != (perr == nil && p != TLS) {
+		if p, perr := Protocol(in); perr == nil && (err == ErrNot) != (p != TLS) {
 			t.Fatalf("%v, and the protocol is %q, %v", err, p, perr)
 		}
 		if err != nil {
