@@ -17,7 +17,7 @@ FAIRLEAD_NO_SKIP ?= 1
 endif
 export FAIRLEAD_NO_SKIP
 
-.PHONY: build test check cross lint fuzz bench man clean
+.PHONY: build test check cross lint fuzz soak bench man clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.built=$(VERSION)' -o dist/fairlead ./cmd/fairlead
@@ -50,6 +50,10 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 		done; \
 	done
+
+# The long variants of the tests that run the program.
+soak:
+	$(GO) test -race -timeout 30m ./cmd/fairlead -run 'Transfers|Reloads|KilledWrite|Idle' -soak
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -13,6 +13,9 @@ const (
 	CodeListenFailed  Code = "FL-108"
 	CodeLowPort       Code = "FL-110"
 	CodeNoDescriptors Code = "FL-120"
+	CodeTurnedAway    Code = "FL-121"
+	CodeBeingSetUp    Code = "FL-130"
+	CodeTimeOver      Code = "FL-131"
 
 	CodeTargetRefuses     Code = "FL-201"
 	CodeTargetSilent      Code = "FL-202"
@@ -101,6 +104,13 @@ The forward is tried again by itself when addresses change.`},
 3. Listen at a high port, and let the router or the kernel lead the low one there.`},
 	{CodeNoDescriptors, "the program is out of file descriptors",
 		`Each forwarded connection needs two descriptors. When the limit is reached, listeners stay open, new connections wait in the kernel's queue, and service resumes when descriptors are free. Raise the limit with ulimit -n or LimitNOFILE=, or bound the connections with max-conns.`},
+	{CodeTurnedAway, "clients are turned away in numbers",
+		`Many clients of a forward were turned away within a second: their addresses may not use it, or a limit on connections is reached. Each of the first ones is told by itself, the rest as a number, so that a flood of clients is no flood of lines.`},
+	{CodeBeingSetUp, "the forward is being set up",
+		`The forward was wished a moment ago and is not listened at yet. It follows by itself.`},
+	{CodeTimeOver, "the forward's time is over",
+		`The forward was wished "for" a time, counted from when it was first made, and that time has passed. Change its sentence, or take "for" out, to begin anew.`},
+
 	{CodeTargetRefuses, "the target refuses connections",
 		`The target's machine answered with a reset: it is up, and nothing listens at that port (or its firewall rejects). Clients see the same: their connections are reset.
 

@@ -85,7 +85,7 @@ func (e *Engine) Replace(ctx context.Context, owner fairlead.Owner, want []*fair
 	for i, f := range want {
 		s, ok := now[f.Name]
 		if !ok {
-			p := fairlead.Problemf(fairlead.CodeFailed, "the time of %q is over", f.Name)
+			p := fairlead.Problemf(fairlead.CodeTimeOver, "the time of %q is over", f.Name)
 			p.Warning = true
 			s = fairlead.Status{Forward: f, State: fairlead.Disabled, Problem: p}
 		}

@@ -51,7 +51,7 @@ func (e *Engine) rows() []row {
 		case w.rival != nil:
 			r.State, r.Problem = fairlead.Broken, w.rival
 		case !c.made || w.fresh:
-			p := fairlead.Problemf(fairlead.CodeFailed, "%q is being set up", w.given.Name)
+			p := fairlead.Problemf(fairlead.CodeBeingSetUp, "%q is being set up", w.given.Name)
 			p.Warning = true
 			r.State, r.Problem, r.waiting = fairlead.Broken, p, true
 		default:

@@ -54,7 +54,7 @@ func (r *Relay) tellFloods(now time.Time) {
 	for _, ru := range r.current() {
 		if n, last := ru.flood.rest(now); n > 0 {
 			text := fmt.Sprintf("%s: %d more clients were turned away (the last one: %s)", ru.f.Name, n, last)
-			p := fairlead.Problemf(fairlead.CodeFailed, "%s", text)
+			p := fairlead.Problemf(fairlead.CodeTurnedAway, "%s", text)
 			p.Warning = true
 			r.tell(fairlead.Event{Kind: fairlead.EventTrouble, Forward: ru.f.Name, Text: text, Problem: p}, nil)
 		}
