@@ -236,7 +236,7 @@ func TestMalformedHellosAreRefused(t *testing.T) {
 	}
 }
 
-func TestAClientThatCountsNumbersAsNamesIsToldSo(t *testing.T) {
+func TestErrorsQuoteWhatAClientSent(t *testing.T) {
 	_, err := ClientHello(hello(sni("10.0.0.1\x1b[2J")))
 	if err == nil || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("%v: what a client sends is repeated without quotes", err)
