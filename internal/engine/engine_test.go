@@ -296,7 +296,7 @@ func TestLifeCountsFromTheFirstWishAndSurvivesReloads(t *testing.T) {
 		synctest.Wait()
 		wantText(t, "after two hours", told(e), "")
 		s = replace(t, e, guest, fwd(file, "web", 80))
-		wantText(t, "reload after the end", line(s[0])+", "+line(s[1]), "guest disabled FL-999, web listening")
+		wantText(t, "reload after the end", line(s[0])+", "+line(s[1]), "guest disabled FL-131, web listening")
 		wantText(t, "status", told(e), "web listening")
 		wantText(t, "carried", m.carried(), "web")
 
@@ -571,7 +571,7 @@ func TestSlowApplyHoldsUpNobody(t *testing.T) {
 		if _, err := e.Ask(short, fwd(api, "web", 80), 0); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("ask: %v", err)
 		}
-		wantText(t, "while the carrier is busy", told(e), "web broken FL-999")
+		wantText(t, "while the carrier is busy", told(e), "web broken FL-130")
 		if s := e.Status()[0]; !s.Problem.Warning {
 			t.Errorf("waiting is told as %+v", s.Problem)
 		}
@@ -614,7 +614,7 @@ func TestWishThatChangesDuringAnApplyIsNotYetCarried(t *testing.T) {
 		}
 		m.gate <- struct{}{} // the first Apply, of port 80
 		synctest.Wait()
-		wantText(t, "one Apply behind", told(e), "web broken FL-999")
+		wantText(t, "one Apply behind", told(e), "web broken FL-130")
 		m.gate <- struct{}{}
 		asks.Wait()
 		wantText(t, "carried as it reads now", told(e), "web listening")
