@@ -106,7 +106,7 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
 	id := r.table.next()
-	if !r.cfg.Goroutines && r.engine.carry(id, ru, to, c, t) {
+	if !r.cfg.Goroutines && ru.bandwidth.up == nil && r.engine.carry(id, ru, to, c, t) {
 		return
 	}
 	fc := &conn{r: r, id: id, rule: ru, to: to, client: c, target: t}
@@ -123,7 +123,7 @@ func admit(ru *rule, client netip.Addr) ([]*target, fairlead.Reason) {
 	if len(targets) == 0 {
 		return nil, fairlead.NoTarget
 	}
-	if !ru.enter(client, &ru.f.Policy) {
+	if ru.arrivals != nil && !ru.arrivals.try(1, time.Now()) || !ru.enter(client, &ru.f.Policy) {
 		return nil, fairlead.Limited
 	}
 	return targets, ""

@@ -27,6 +27,7 @@ type conn struct {
 	ended          atomic.Int32 // first side that ended its direction: 1 client, 2 target
 	over           atomic.Bool
 	killed         atomic.Bool
+	gone           chan struct{} // closed when it is over; nil without a limit of bandwidth
 
 	// The janitor's notes.
 	seen  int64     // bytes at its last look
@@ -42,6 +43,11 @@ func (c *conn) start() {
 	m := c.rule.meter
 	c.up = pump{from: c.client, to: c.target, src: craw, dst: traw, moved: &c.in, total: &m.In, pipes: c.r.pipes}
 	c.down = pump{from: c.target, to: c.client, src: traw, dst: craw, moved: &c.out, total: &m.Out, pipes: c.r.pipes}
+	if l := c.rule.bandwidth; l.up != nil {
+		c.gone = make(chan struct{})
+		c.up.limit, c.up.over = l.up, c.gone
+		c.down.limit, c.down.over = l.down, c.gone
+	}
 	c.began = time.Now()
 	c.moved = c.began
 	m.Flows.Add(1)
@@ -114,6 +120,9 @@ const flushTime = 5 * time.Second
 func (c *conn) finish(why fairlead.Reason, abort bool) {
 	if !c.over.CompareAndSwap(false, true) {
 		return
+	}
+	if c.gone != nil {
+		close(c.gone)
 	}
 	switch {
 	case why == fairlead.TargetReset:

@@ -64,8 +64,6 @@ var conditions = []condition{
 	{word: "by", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.By, "by", "auto", Name) }},
 	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
 	{word: "check", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Check.How, "check", "off", "tcp", "http") }},
-	never("rate", func(p *fairlead.Policy) bool { return p.Rate > 0 }),
-	never("bandwidth", func(p *fairlead.Policy) bool { return p.Bandwidth > 0 }),
 	never("front", func(p *fairlead.Policy) bool { return p.Front != "" }),
 	never("accept-proxy", func(p *fairlead.Policy) bool { return len(p.AcceptProxy) > 0 }),
 	never("proxy-protocol", func(p *fairlead.Policy) bool { return p.ProxyProtocol > 0 }),

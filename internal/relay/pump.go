@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"fairlead/internal/sys/sock"
 )
@@ -23,6 +24,8 @@ type pump struct {
 	total    *atomic.Int64   // the same for the forward as a whole
 	stalled  atomic.Bool     // the receiver takes no more at the moment
 	pipes    *sock.Pipes
+	limit    *bucket         // of the forward's bandwidth; nil: none
+	over     <-chan struct{} // closed when the connection ends; nil without a limit
 
 	// What is in hand, used by the pump's goroutine alone.
 	buf    *buffer
@@ -67,7 +70,7 @@ func (p *pump) runCopy() (side, error) {
 	b := buffers.Get().(*buffer)
 	defer buffers.Put(b)
 	for {
-		n, err := p.from.Read(b[:])
+		n, err := p.from.Read(b[:p.most()])
 		if n > 0 {
 			p.count(n)
 			p.stalled.Store(true)
@@ -76,6 +79,7 @@ func (p *pump) runCopy() (side, error) {
 			if werr != nil {
 				return receiver, werr
 			}
+			p.pause(n)
 		}
 		if errors.Is(err, io.EOF) {
 			return sender, nil
@@ -89,6 +93,32 @@ func (p *pump) runCopy() (side, error) {
 func (p *pump) count(n int) {
 	p.moved.Add(int64(n))
 	p.total.Add(int64(n))
+}
+
+// most is how much may be read at a time.
+func (p *pump) most() int {
+	if p.limit != nil {
+		return p.limit.chunk()
+	}
+	return bufferSize
+}
+
+// pause holds the direction until the bytes that passed are paid for. The
+// sender's socket fills meanwhile, and slows the sender.
+func (p *pump) pause(n int) {
+	if p.limit == nil {
+		return
+	}
+	wait := p.limit.take(n, time.Now())
+	if wait <= 0 {
+		return
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.over:
+	}
 }
 
 // closeWrite ends the stream towards c and leaves the other direction open.

@@ -43,6 +43,7 @@ func (p *pump) runRaw() (side, error) {
 			return receiver, err
 		}
 		p.adapt()
+		p.pause(p.n)
 	}
 }
 
@@ -70,7 +71,7 @@ func (p *pump) tryRead(fd uintptr) bool {
 	}
 	p.buf = buffers.Get().(*buffer)
 	for {
-		p.n, p.err = syscall.Read(int(fd), p.buf[:])
+		p.n, p.err = syscall.Read(int(fd), p.buf[:p.most()])
 		if p.err != syscall.EINTR {
 			break
 		}
@@ -129,7 +130,7 @@ func (p *pump) release() {
 
 // adapt chooses between copying and splicing by how much comes at a time.
 func (p *pump) adapt() {
-	if !sock.Splices || p.copies {
+	if !sock.Splices || p.copies || p.limit != nil {
 		return
 	}
 	if (p.n >= bigRead) == p.splice || p.splice && p.n >= smallRead {

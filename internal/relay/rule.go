@@ -32,6 +32,9 @@ type rule struct {
 
 	connect, idle, udpIdle, linger, lifetime, keepalive time.Duration // 0: no limit
 
+	bandwidth throttles
+	arrivals  *bucket // new connections; nil: no limit
+
 	passed atomic.Bool   // a connection has reached a target
 	turns  atomic.Uint32 // given to targets that take turns
 
@@ -74,6 +77,10 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		linger:    orDefault(f.Policy.Linger, defaultLinger),
 		lifetime:  orDefault(f.Policy.MaxLifetime, 0),
 		keepalive: orDefault(f.Policy.Keepalive, sock.DefaultKeepalive),
+	}
+	ru.bandwidth = newThrottles(f.Policy.Bandwidth)
+	if f.Policy.Rate > 0 {
+		ru.arrivals = newBucket(float64(f.Policy.Rate), time.Second)
 	}
 	if was != nil {
 		ru.account = was.account

@@ -120,6 +120,10 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 		ru.meter.Refused.Add(1)
 		return nil
 	}
+	if ru.arrivals != nil && !ru.arrivals.try(1, time.Now()) {
+		ru.meter.Refused.Add(1)
+		return nil
+	}
 	if u.dialing.Load() >= maxDialing {
 		ru.meter.Dropped.Add(1)
 		return nil
@@ -383,6 +387,10 @@ func (s *session) wait(d []byte) {
 }
 
 func (s *session) write(d []byte, out *outlet) {
+	if l := s.b.rule.bandwidth.up; l != nil && !l.try(len(d), time.Now()) {
+		s.b.rule.meter.Dropped.Add(1)
+		return
+	}
 	err := out.send(s, d)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		// That was the answer to an earlier datagram. This one has not left.
@@ -406,6 +414,10 @@ func (s *session) answer(d []byte) {
 	s.u.touch(s)
 	s.u.mu.Unlock()
 	m := s.b.rule.meter
+	if l := s.b.rule.bandwidth.down; l != nil && !l.try(len(d), time.Now()) {
+		m.Dropped.Add(1)
+		return
+	}
 	if err := s.u.answer(s, d); err != nil {
 		m.Dropped.Add(1)
 		return
