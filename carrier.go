@@ -135,6 +135,7 @@ const (
 	Denied         Reason = "denied"    // the client's address may not
 	Limited        Reason = "limited"   // a limit on connections was reached
 	NoTarget       Reason = "no-target" // no target is meant for this client
+	NoHeader       Reason = "no-header" // a PROXY protocol header had to come first
 	NameUnknown    Reason = "name-unknown"
 	Refused        Reason = "refused"     // the target answered with a reset
 	Unreachable    Reason = "unreachable" // no route, or its router said so

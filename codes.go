@@ -14,6 +14,7 @@ const (
 	CodeLowPort       Code = "FL-110"
 	CodeNoDescriptors Code = "FL-120"
 	CodeTurnedAway    Code = "FL-121"
+	CodeProxyHeader   Code = "FL-122"
 	CodeBeingSetUp    Code = "FL-130"
 	CodeTimeOver      Code = "FL-131"
 
@@ -106,6 +107,8 @@ The forward is tried again by itself when addresses change.`},
 		`Each forwarded connection needs two descriptors. When the limit is reached, listeners stay open, new connections wait in the kernel's queue, and service resumes when descriptors are free. Raise the limit with ulimit -n or LimitNOFILE=, or bound the connections with max-conns.`},
 	{CodeTurnedAway, "clients are turned away in numbers",
 		`Many clients of a forward were turned away within a second: their addresses may not use it, or a limit on connections is reached. Each of the first ones is told by itself, the rest as a number, so that a flood of clients is no flood of lines.`},
+	{CodeProxyHeader, "a sender did not introduce its client",
+		`The forward says "accept-proxy" for the address that connected, so a PROXY protocol header has to come first, within five seconds. It did not come, or it is malformed. Have the sender (HAProxy: send-proxy-v2, nginx: proxy_protocol on) send one, or take its address out of accept-proxy. Whether a header is there is never guessed: anybody could then say that he is somebody else.`},
 	{CodeBeingSetUp, "the forward is being set up",
 		`The forward was wished a moment ago and is not listened at yet. It follows by itself.`},
 	{CodeTimeOver, "the forward's time is over",

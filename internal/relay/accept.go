@@ -87,7 +87,16 @@ const outOfDescriptors = "out of file descriptors: new connections wait until so
 func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	r, ru := e.r, b.rule
 	defer r.serving.Add(-1)
-	client := sock.AddrPort(c.RemoteAddr()).Addr().WithZone("")
+	o := originOf(c)
+	if ru.believed(o.client.Addr()) {
+		var err error
+		if o, err = readHeader(r.ctx, c, o); err != nil {
+			spare.Close()
+			r.turnAway(ru, c, fairlead.NoHeader, badHeader(o, err))
+			return
+		}
+	}
+	client := o.client.Addr()
 	targets, why := admit(ru, client)
 	spare.Close()
 	if why != "" {
@@ -97,19 +106,19 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	if ru.keepalive != e.inherited || !sock.Inherits {
 		keepalive(c, ru.f.Policy.Keepalive)
 	}
-	t, to, why, err := r.dial(b, ru.order(targets, client))
+	t, to, why, err := r.dial(b, &o, ru.order(targets, client))
 	if err != nil {
-		ru.leaveAddr(client)
+		ru.leave(client)
 		r.turnAway(ru, c, why, fairlead.AsProblem(err))
 		return
 	}
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
 	id := r.table.next()
-	if !r.cfg.Goroutines && ru.bandwidth.up == nil && r.engine.carry(id, ru, to, c, t) {
+	if !r.cfg.Goroutines && ru.bandwidth.up == nil && r.engine.carry(id, ru, to, &o, c, t) {
 		return
 	}
-	fc := &conn{r: r, id: id, rule: ru, to: to, client: c, target: t}
+	fc := &conn{r: r, id: id, rule: ru, to: to, from: o.client, at: o.local, client: c, target: t}
 	fc.start()
 }
 
@@ -153,12 +162,17 @@ func keepalive(c net.Conn, d time.Duration) {
 // dial connects to the first of targets that answers, within the time that
 // the rule allows for all of them. The one that answered counts the connection
 // until it ends.
-func (r *Relay) dial(b *binding, targets []*target) (net.Conn, *target, fairlead.Reason, error) {
+func (r *Relay) dial(b *binding, o *origin, targets []*target) (net.Conn, *target, fairlead.Reason, error) {
 	ctx, cancel := b.rule.dialContext(r.ctx)
 	defer cancel()
 	var last error
 	for i, t := range targets {
 		c, err := r.dialInTime(ctx, b, t, len(targets)-i)
+		if err == nil {
+			if err = b.rule.introduce(c, o); err != nil {
+				sock.Abort(c)
+			}
+		}
 		if err == nil {
 			r.saw(t, nil)
 			t.active.Add(1)

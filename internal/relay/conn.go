@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +21,7 @@ type conn struct {
 	id             uint64
 	rule           *rule
 	to             *target
+	from, at       netip.AddrPort // the client and what it asked; zero for unix sockets
 	client, target net.Conn
 	up, down       pump // from the client, from the target
 	in, out        atomic.Int64
@@ -140,7 +142,7 @@ func (c *conn) finish(why fairlead.Reason, abort bool) {
 	}
 	c.rule.meter.Active.Add(-1)
 	c.to.active.Add(-1)
-	c.rule.leave(c.client)
+	c.rule.leave(c.from.Addr())
 	c.r.table.remove(c)
 	c.r.budget.give(2)
 	c.r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: c.rule.f.Name, Reason: why}, c)
@@ -167,8 +169,8 @@ func (c *conn) describe() fairlead.Conn {
 		ID:      idText(c.id),
 		Forward: c.rule.f.Name,
 		Network: c.client.LocalAddr().Network(),
-		Client:  addrText(c.client.RemoteAddr()),
-		Local:   addrText(c.client.LocalAddr()),
+		Client:  endText(c.from, c.client.RemoteAddr()),
+		Local:   endText(c.at, c.client.LocalAddr()),
 		Target:  addrText(c.target.RemoteAddr()),
 		Began:   c.began,
 		In:      c.in.Load(),
@@ -184,7 +186,7 @@ func (c *conn) describe() fairlead.Conn {
 }
 
 func (c *conn) matches(m fairlead.Match) bool {
-	return !c.killed.Load() && matches(m, c.id, c.rule.f.Name, sock.AddrPort(c.client.RemoteAddr()).Addr())
+	return !c.killed.Load() && matches(m, c.id, c.rule.f.Name, c.from.Addr())
 }
 
 // kill and shut also cut short a finish that waits to flush.
@@ -200,6 +202,14 @@ func (c *conn) shut() {
 }
 
 func idText(id uint64) string { return "c" + strconv.FormatUint(id, 36) }
+
+// endText is an end as it was told, or where nothing was, the socket's own.
+func endText(told netip.AddrPort, own net.Addr) string {
+	if told.IsValid() {
+		return told.String()
+	}
+	return addrText(own)
+}
 
 func addrText(a net.Addr) string {
 	if ap := sock.AddrPort(a); ap.IsValid() {

@@ -45,7 +45,7 @@ func (g *engine) start() {
 
 // carry takes over both connections, or returns false and leaves them as they
 // are: when they are not TCP sockets, or descriptors are short.
-func (g *engine) carry(id uint64, ru *rule, to *target, client, server net.Conn) bool {
+func (g *engine) carry(id uint64, ru *rule, to *target, o *origin, client, server net.Conn) bool {
 	c, ok1 := client.(*net.TCPConn)
 	t, ok2 := server.(*net.TCPConn)
 	if !ok1 || !ok2 {
@@ -67,7 +67,7 @@ func (g *engine) carry(id uint64, ru *rule, to *target, client, server net.Conn)
 	p := &pair{
 		l: l, id: id, rule: ru, to: to, fd: [2]int{cfd, tfd}, began: time.Now(),
 		slot:   -1,
-		client: sock.AddrPort(c.RemoteAddr()), local: sock.AddrPort(c.LocalAddr()), target: sock.AddrPort(t.RemoteAddr()),
+		client: o.client, local: o.local, target: sock.AddrPort(t.RemoteAddr()),
 	}
 	p.movedAt = p.began
 	ru.meter.Flows.Add(1)
@@ -640,7 +640,7 @@ func (p *pair) release(why fairlead.Reason, abort bool) {
 	r := p.l.r
 	p.rule.meter.Active.Add(-1)
 	p.to.active.Add(-1)
-	p.rule.leaveAddr(p.client.Addr().WithZone(""))
+	p.rule.leave(p.client.Addr())
 	r.table.remove(p)
 	r.budget.give(2)
 	r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: p.rule.f.Name, Reason: why}, p)

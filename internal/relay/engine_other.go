@@ -10,4 +10,6 @@ type engine struct{}
 
 func newEngine(r *Relay) *engine { return nil }
 
-func (*engine) carry(id uint64, ru *rule, to *target, client, server net.Conn) bool { return false }
+func (*engine) carry(id uint64, ru *rule, to *target, o *origin, client, server net.Conn) bool {
+	return false
+}

@@ -65,8 +65,18 @@ var conditions = []condition{
 	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
 	{word: "check", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Check.How, "check", "off", "tcp", "http") }},
 	never("front", func(p *fairlead.Policy) bool { return p.Front != "" }),
-	never("accept-proxy", func(p *fairlead.Policy) bool { return len(p.AcceptProxy) > 0 }),
-	never("proxy-protocol", func(p *fairlead.Policy) bool { return p.ProxyProtocol > 0 }),
+	{word: "accept-proxy", some: true, said: func(f *fairlead.Forward) string {
+		if len(f.Policy.AcceptProxy) > 0 && f.At.Net&fairlead.UDP != 0 {
+			return "accept-proxy on UDP"
+		}
+		return ""
+	}},
+	{word: "proxy-protocol", some: true, said: func(f *fairlead.Forward) string {
+		if f.Policy.ProxyProtocol == 1 && f.At.Net&fairlead.UDP != 0 {
+			return "proxy-protocol v1 on UDP" // it has no words for datagrams
+		}
+		return ""
+	}},
 	never("source", func(p *fairlead.Policy) bool { return p.Source != "" }),
 	never("mark", func(p *fairlead.Policy) bool { return p.Mark != 0 }),
 	never("masquerade", func(p *fairlead.Policy) bool { return p.Masquerade }),

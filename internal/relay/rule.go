@@ -176,7 +176,8 @@ func (a *account) enter(client netip.Addr, p *fairlead.Policy) bool {
 	return true
 }
 
-func (a *account) leaveAddr(client netip.Addr) {
+// leave counts a client out.
+func (a *account) leave(client netip.Addr) {
 	source := sourceKey(client)
 	a.counts.Lock()
 	defer a.counts.Unlock()
@@ -185,8 +186,6 @@ func (a *account) leaveAddr(client netip.Addr) {
 		delete(a.sources, source)
 	}
 }
-
-func (a *account) leave(client net.Conn) { a.leaveAddr(sock.AddrPort(client.RemoteAddr()).Addr()) }
 
 // sourceKey is what counts as one source: an IPv4 address, or an IPv6 /64,
 // which is the least that a host is given.

@@ -140,6 +140,10 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 	if u.any {
 		s.source = sock.SourceInfo(k.local, ifindex)
 	}
+	if v := ru.f.Policy.ProxyProtocol; v != 0 {
+		o := origin{client: k.client, local: netip.AddrPortFrom(k.local, u.e.key.at.Port())}
+		s.header, _ = o.header(v, "udp") // addresses alone always fit
+	}
 	s.to = destination(u.e.key.at.Addr(), k.client, ifindex)
 	ctx, stop := b.rule.dialContext(u.e.r.ctx)
 	s.stop = stop
@@ -264,6 +268,7 @@ type session struct {
 	b      *binding // under which it began
 	key    sessionKey
 	source []byte // control data that answers from the address asked
+	header []byte // goes before each datagram to the target; nil: none
 	to     sockaddr
 	began  time.Time
 
@@ -391,6 +396,17 @@ func (s *session) write(d []byte, out *outlet) {
 		s.b.rule.meter.Dropped.Add(1)
 		return
 	}
+	n := len(d)
+	if len(s.header) > 0 {
+		// In the same datagram: each is understood by itself.
+		b := buffers.Get().(*buffer)
+		defer buffers.Put(b)
+		if n+len(s.header) > len(b) {
+			s.b.rule.meter.Dropped.Add(1)
+			return
+		}
+		d = append(append(b[:0], s.header...), d...)
+	}
 	err := out.send(s, d)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		// That was the answer to an earlier datagram. This one has not left.
@@ -402,8 +418,8 @@ func (s *session) write(d []byte, out *outlet) {
 		m.Dropped.Add(1)
 		return
 	}
-	s.in.Add(int64(len(d)))
-	m.In.Add(int64(len(d)))
+	s.in.Add(int64(n))
+	m.In.Add(int64(n))
 }
 
 // answer takes a datagram from the target to the client.
