@@ -128,6 +128,11 @@ func (p *program) add(flags *sentenceFlags, words []string) error {
 	if len(problems) > 0 {
 		return exitProblems(exitUsage, problems)
 	}
+	carrier := fitter()
+	defer carrier.Close()
+	if err := carrier.Fits(f); err != nil {
+		return err // it would be written, and broken
+	}
 	path := p.configPath()
 	file, problems := load(path)
 	if !exists(path) {
@@ -172,30 +177,39 @@ func (p *program) edit(flags *sentenceFlags, name string, words []string) error 
 	if err != nil {
 		return err
 	}
+	if old == nil { // the line is not understood: only a whole sentence can mend it
+		old = &fairlead.Forward{Name: name}
+	}
 	f, problems := config.Amend(old, words)
 	if len(problems) > 0 {
 		return exitProblems(exitUsage, problems)
 	}
 	return p.changeIn(path, name, flags.dryRun, "changed", func(src []byte) ([]byte, error) {
-		return edited(config.Replace(src, name, config.Sentence(f)))
+		return edited(config.Rewrite(src, name, old, f))
 	})
 }
 
 // find is the file in which a forward is written, which may be an included
-// one, and the forward.
+// one, and the forward as it stands there: nil where its line has errors, which
+// are no reason not to mend it.
 func (p *program) find(name string) (path string, f *fairlead.Forward, err error) {
 	path = p.configPath()
 	file, problems := load(path)
+	if file != nil {
+		for _, f := range file.Forwards {
+			if f.Name == name {
+				if f.Source.File != "" {
+					path = f.Source.File
+				}
+				return path, file.Written(f), nil
+			}
+		}
+	}
+	if src, err := os.ReadFile(path); err == nil && config.Names(src, name) {
+		return path, nil, nil
+	}
 	if err := onlyWarnings(problems); err != nil {
 		return "", nil, err
-	}
-	for _, f := range file.Forwards {
-		if f.Name == name {
-			if f.Source.File != "" {
-				path = f.Source.File
-			}
-			return path, f, nil
-		}
 	}
 	return "", nil, noSuchForward(name).Note("in", "%s", path)
 }
@@ -239,10 +253,23 @@ func (p *program) changeIn(path, name string, dry bool, did string, edit func([]
 		p.showChange(before, after)
 		p.talk.Say("%s %s in %s", did, name, path)
 		if did == "added" {
-			p.talk.Offer("undo", "fairlead rm "+name)
+			p.talk.Offer("undo", "fairlead rm "+name+p.whereabouts())
 		}
 	}
 	return p.followUp(path, name, did == "removed")
+}
+
+// whereabouts are the flags with which this command found file and service, for
+// a command that is to find the same.
+func (p *program) whereabouts() string {
+	s := ""
+	if p.config != "" {
+		s += " -c " + p.config
+	}
+	if p.socket != "" {
+		s += " --socket " + p.socket
+	}
+	return s
 }
 
 // inFile gives the file's name to problems that were found in its text alone.
@@ -363,6 +390,10 @@ func (p *program) editor(name string) error {
 	if err != nil {
 		return err
 	}
+	line := 1
+	if f != nil {
+		line = f.Source.Line
+	}
 	editor := p.getenv("VISUAL")
 	if editor == "" {
 		editor = p.getenv("EDITOR")
@@ -386,7 +417,7 @@ func (p *program) editor(name string) error {
 	if err := tmp.Close(); err != nil {
 		return err
 	}
-	args := append(strings.Fields(editor), "+"+strconv.Itoa(f.Source.Line), tmp.Name())
+	args := append(strings.Fields(editor), "+"+strconv.Itoa(line), tmp.Name())
 	cmd := exec.CommandContext(p.ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, p.stdout, p.stderr
 	if err := cmd.Run(); err != nil {

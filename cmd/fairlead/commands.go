@@ -38,6 +38,11 @@ A bare port listens on this machine only, :8080 on every address.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 2 { // a sentence, of a kind that there is not
+				if _, problems := config.ParseArgs(args); len(problems) > 0 {
+					return exitProblems(exitUsage, problems)
+				}
+			}
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}

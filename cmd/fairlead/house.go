@@ -126,7 +126,7 @@ func (h *house) addresses(where string) ([]netip.Addr, error) {
 	return all, nil
 }
 
-func holders(network string, at netip.AddrPort) []string {
+func holders(network string, at netip.AddrPort) []relay.Holder {
 	found, err := holder.Find(network, at)
 	if err != nil {
 		return nil
@@ -134,7 +134,7 @@ func holders(network string, at netip.AddrPort) []string {
 	return describe(found)
 }
 
-func pathHolders(path string) []string {
+func pathHolders(path string) []relay.Holder {
 	found, err := holder.FindPath(path)
 	if err != nil {
 		return nil
@@ -142,11 +142,12 @@ func pathHolders(path string) []string {
 	return describe(found)
 }
 
-func describe(found []holder.Holder) []string {
-	var list []string
+func describe(found []holder.Holder) []relay.Holder {
+	var list []relay.Holder
 	for _, h := range found {
-		if s := h.String(); !slices.Contains(list, s) {
-			list = append(list, s)
+		d := relay.Holder{Text: h.String(), Unit: h.Unit, Hidden: h.PID == 0 && !h.Nobody}
+		if !slices.Contains(list, d) {
+			list = append(list, d)
 		}
 	}
 	return list

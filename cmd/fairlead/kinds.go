@@ -79,6 +79,9 @@ func modifierHelp(kind fairlead.Kind) string {
 
 func modifierLine(m config.Modifier) string {
 	head := strings.TrimSpace(m.Word + " " + m.Value)
+	if len(head) > 25 {
+		head += "\n" + strings.Repeat(" ", 27)
+	}
 	return "  " + head + strings.Repeat(" ", max(1, 26-len(head))) + m.Help + "\n"
 }
 

@@ -174,6 +174,11 @@ func (p *program) conns(args []string) error {
 			}
 		}
 		list.Connections = kept
+		if len(kept) == 0 {
+			if err := p.known(args[0]); err != nil {
+				return err
+			}
+		}
 	}
 	if p.json {
 		return p.talk.JSON(list)
@@ -186,6 +191,20 @@ func (p *program) conns(args []string) error {
 		})
 	}
 	return p.talk.Conns(rows)
+}
+
+// known is an error unless the service has a forward of that name.
+func (p *program) known(name string) error {
+	st, err := p.serviceStatus()
+	if err != nil {
+		return err
+	}
+	for _, f := range st.Forwards {
+		if f.Name == name {
+			return nil
+		}
+	}
+	return noSuchForward(name)
 }
 
 // follow prints events until Ctrl-C.

@@ -29,6 +29,10 @@ func (p *program) oneShot(flags *sentenceFlags, words []string) error {
 		}
 		return exitProblems(code, problems)
 	}
+	if f.Disabled {
+		return exit(exitUsage, fairlead.Problemf(fairlead.CodeWrongKind, "a forward in the foreground that is disabled forwards nothing").
+			Fix("write it down for later", "fairlead add "+f.Expr))
+	}
 	f.Owner = fairlead.Owner{Kind: fairlead.OwnerCommand}
 	f.Name = givenName(flags.name, f, func(string) bool { return false })
 
@@ -62,6 +66,7 @@ func (p *program) oneShot(flags *sentenceFlags, words []string) error {
 		problem := *st.Problem
 		problem.Warning = true
 		p.tellProblem(&problem)
+		run.told.Store(&problem.What)
 	}
 	p.announce(f, st)
 	run.announced.Store(true)
@@ -169,6 +174,7 @@ type oneShotRun struct {
 	p         *program
 	announced atomic.Bool
 	broken    atomic.Bool
+	told      atomic.Pointer[string] // the problem told last
 }
 
 func (r *oneShotRun) watch(e fairlead.Event) {
@@ -176,9 +182,15 @@ func (r *oneShotRun) watch(e fairlead.Event) {
 	case e.Kind == fairlead.EventState && !r.announced.Load():
 		// What is so at the start, the start tells.
 	case e.Kind == fairlead.EventState && e.Problem != nil:
+		if last := r.told.Swap(&e.Problem.What); last != nil && *last == e.Problem.What {
+			return
+		}
 		r.broken.Store(true)
-		r.p.tellProblem(e.Problem)
+		problem := *e.Problem
+		problem.Warning = true // the run goes on
+		r.p.tellProblem(&problem)
 	case e.Kind == fairlead.EventState && e.State != "":
+		r.told.Store(nil)
 		if r.broken.Swap(false) {
 			r.p.talk.Say("the target answers again")
 		}

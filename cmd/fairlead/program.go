@@ -96,7 +96,7 @@ func exit(code int, errs ...error) error {
 	return f
 }
 
-// exitProblems is exit for a list.
+// exitProblems is exit for a list. Overlaps alone have a code of their own.
 func exitProblems(code int, problems []*fairlead.Problem) error {
 	return &failure{code, problems}
 }

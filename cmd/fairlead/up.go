@@ -97,6 +97,9 @@ func (p *program) up() error {
 		d.journal.log.Warn(problem.What, "code", problem.Code)
 	}
 	d.take(file)
+	for _, at := range d.house.relay.Unclaimed() {
+		d.journal.log.Warn("a socket from the service manager is listened at by no forward: its clients are not served", "socket", at)
+	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -301,7 +304,9 @@ func (d *daemon) Kill(ctx context.Context, by control.Actor, m fairlead.Match) (
 			return 0, noSuchForward(m.Forward)
 		}
 	}
-	d.journal.log.Info("connections were killed", "by", by.String(), "count", n, "id", m.ID, "forward", m.Forward, "client", m.Client)
+	if n > 0 {
+		d.journal.log.Info("connections were killed", "by", by.String(), "count", n, "id", m.ID, "forward", m.Forward, "client", m.Client)
+	}
 	return n, nil
 }
 

@@ -205,6 +205,13 @@ func findEntry(text []byte, name string) (*textEntry, []*fairlead.Problem) {
 	return nil, []*fairlead.Problem{NoSuchForward(name, names)}
 }
 
+// Names reports whether an entry of that name stands in a file, be it right or
+// wrong.
+func Names(text []byte, name string) bool {
+	_, p := findEntry(text, name)
+	return p == nil
+}
+
 // NoSuchForward is the problem that a name means nothing, with the name that
 // was probably meant among those there are.
 func NoSuchForward(name string, names []string) *fairlead.Problem {

@@ -22,6 +22,18 @@ type File struct {
 	own      map[*fairlead.Forward]fairlead.Policy // what a forward said itself, where defaults added to it
 }
 
+// Written is f as it stands in the file: without what the defaults added.
+func (file *File) Written(f *fairlead.Forward) *fairlead.Forward {
+	own, ok := file.own[f]
+	if !ok {
+		return f
+	}
+	written := *f
+	written.Policy = own
+	written.Expr = Sentence(&written)
+	return &written
+}
+
 // A Place is a declared place. Its type says what To and Options mean.
 type Place struct {
 	Name    string

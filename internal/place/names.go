@@ -28,9 +28,8 @@ const (
 	retryBare  = time.Second
 	retryStale = 5 * time.Second
 
-	staleFor  = 24 * time.Hour         // last good addresses, while lookups fail
-	goneGrace = 30 * time.Second       // last good addresses, after "no such name"
-	patience  = 500 * time.Millisecond // for a new answer while there is an old one
+	staleFor = 24 * time.Hour         // last good addresses, while lookups fail
+	patience = 500 * time.Millisecond // for a new answer while there is an old one
 
 	winnerFor = 10 * time.Minute
 
@@ -47,9 +46,8 @@ const (
 // at least 1 s and at most 1 h. An older one is renewed when somebody asks;
 // nothing is looked up in advance. While lookups fail the last good addresses
 // are used for up to 24 h, and a renewal that hangs holds nobody up for more
-// than half a second. "No such name" is an answer and no failure, but zones
-// are broken for moments and resolvers blocked by mistake: the last good
-// addresses are used for 30 s more before it is believed.
+// than half a second. "No such name" is an answer and no failure, and is
+// believed at once.
 //
 // There is one lookup of a name at a time, and it has 5 s. At most 4096 names
 // are remembered, the least recently used forgotten first.
@@ -159,6 +157,9 @@ func (n *Names) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	}
 	select {
 	case <-f.done:
+		n.mu.Lock()
+		stale = e.stale(time.Now()) // "no such name" leaves none
+		n.mu.Unlock()
 		return orStale(f.addrs, f.err, stale)
 	case <-enough:
 		return slices.Clone(stale), nil
@@ -258,9 +259,7 @@ func (e *entry) settle(a answer, now time.Time) {
 		e.usable = now.Add(staleFor)
 	case a.negative:
 		e.quiet = now.Add(min(max(a.ttl, minTTL), maxNegative))
-		if grace := now.Add(goneGrace); e.usable.After(grace) {
-			e.usable = grace
-		}
+		e.usable = time.Time{} // an answer, and no failure (RFC 8767 §4)
 	case e.stale(now) != nil:
 		e.quiet = now.Add(retryStale)
 	default:

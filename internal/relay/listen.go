@@ -371,12 +371,7 @@ func (r *Relay) listenProblem(f *fairlead.Forward, k key, err error) *fairlead.P
 	p := fairlead.Problemf(fairlead.CodeListenFailed, "cannot listen at %s: %v", k, cause(err))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && k.network == "unix":
-		p = fairlead.Problemf(fairlead.CodePathInUse, "%s is already in use", k)
-		if r.cfg.HoldersPath != nil {
-			for _, h := range r.cfg.HoldersPath(k.path) {
-				p.Note("by", "%s", h)
-			}
-		}
+		p = r.pathInUse(k)
 	case errors.Is(err, syscall.EADDRINUSE):
 		p = r.inUse(f, k)
 	case errors.Is(err, syscall.EACCES) && k.network != "unix":
@@ -391,20 +386,48 @@ func (r *Relay) listenProblem(f *fairlead.Forward, k key, err error) *fairlead.P
 	return p
 }
 
+func (r *Relay) pathInUse(k key) *fairlead.Problem {
+	if st, err := os.Lstat(k.path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return fairlead.Problemf(fairlead.CodePathInUse, "%s is a file and not a socket, and is left as it is", k.path)
+	}
+	p := fairlead.Problemf(fairlead.CodePathInUse, "%s is already in use", k)
+	if r.cfg.HoldersPath != nil {
+		for _, h := range r.cfg.HoldersPath(k.path) {
+			p.Note("by", "%s", h.Text)
+		}
+	}
+	return p
+}
+
 // inUse says who has the port, and what else could be done.
 func (r *Relay) inUse(f *fairlead.Forward, k key) *fairlead.Problem {
 	p := fairlead.Problemf(fairlead.CodeInUse, "%s is already in use", k)
+	var holders []Holder
 	if other := r.ownHolder(k); other != "" {
 		p.Note("by", "the forward %s, at the same port of every address or of one", other)
 	} else if r.cfg.Holders != nil {
-		for _, h := range r.cfg.Holders(k.network, k.at) {
-			p.Note("by", "%s", h)
+		holders = r.cfg.Holders(k.network, k.at)
+	}
+	for _, h := range holders {
+		p.Note("by", "%s", h.Text)
+		if h.Hidden {
+			p.Code = fairlead.CodeInUseByOther
 		}
 	}
 	if other, ok := r.freePort(k); ok && len(f.At.Ports) == 1 && f.At.Ports[0].Len() == 1 {
 		spot := f.At
 		spot.Ports = fairlead.PortList{{First: other, Last: other}}
 		p.Fix("another port", "fairlead "+withSpot(f, spot.String()))
+	}
+	for _, h := range holders {
+		switch {
+		case h.Unit != "":
+			p.Fix("stop the other program", "sudo systemctl stop "+h.Unit)
+			return p
+		case h.Hidden:
+			p.Fix("see which one it is", "sudo fairlead "+f.Expr)
+			return p
+		}
 	}
 	return p
 }

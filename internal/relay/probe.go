@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -91,9 +93,10 @@ func (t *target) due(now time.Time, check *fairlead.Check) bool {
 
 func checked(c *fairlead.Check) bool { return c.How != "" && c.How != "off" }
 
-// probe asks one target. A program on this host is looked up in the system's
-// table of sockets rather than connected to: one that serves a single
-// connection would be used up by the question.
+// probe asks one target. A program that serves a single connection would be
+// used up by the question, so that nobody is connected to who is not known to
+// be down, unless the sentence asks for checks: the system's table of sockets
+// tells of programs on this host, and the resolver of names.
 func (r *Relay) probe(ru *rule, t *target) {
 	ctx, cancel := context.WithTimeout(r.ctx, probeTimeout)
 	defer cancel()
@@ -107,14 +110,17 @@ func (r *Relay) probe(ru *rule, t *target) {
 		}
 		return
 	}
-	if network == "tcp" {
-		if r.loops(ctx, network, &binding{ru, 0}, t) {
-			r.saw(t, loopProblem(ru, address))
+	if r.loops(ctx, network, &binding{ru, 0}, t) {
+		r.saw(t, loopProblem(ru, address))
+		return
+	}
+	if !checked(&ru.f.Policy.Check) {
+		switch p, v := r.glance(ctx, ru, t); {
+		case v == told:
+			r.saw(t, p)
 			return
-		}
-		if !checked(&ru.f.Policy.Check) && r.listensHere(ctx, ru, t) {
-			r.saw(t, nil)
-			return
+		case v == unknown && t.status().Problem == nil:
+			return // it is the first client's to find out
 		}
 	}
 	c, err := ru.place.DialContext(ctx, network, address)
@@ -196,10 +202,61 @@ func (r *Relay) resolves(ctx context.Context, ru *rule, t *target) error {
 	return err
 }
 
-// listensHere reports whether the target is a listening program of this host.
-func (r *Relay) listensHere(ctx context.Context, ru *rule, t *target) bool {
-	if r.cfg.Listens == nil || ru.f.Via != "" {
-		return false
+// A verdict is what can be said of a target without connecting to it.
+type verdict int
+
+const (
+	unknown  verdict = iota
+	told             // how it stands
+	harmless         // nobody seems to listen: a connection would use nobody up
+)
+
+// glance finds out what it can about a target without connecting to it. Where
+// that tells how it stands, p is what is wrong, nil for a target that is up.
+func (r *Relay) glance(ctx context.Context, ru *rule, t *target) (p *fairlead.Problem, v verdict) {
+	if ru.f.Via != "" {
+		return nil, unknown
+	}
+	if t.t.Unix != "" {
+		return glanceAtPath(t)
+	}
+	if err := r.resolves(ctx, ru, t); err != nil {
+		if r.ctx.Err() != nil {
+			return nil, unknown
+		}
+		return fairlead.AsProblem(err), told
+	}
+	local, listens, known := r.lookUp(ctx, ru, t)
+	switch {
+	case listens:
+		return nil, told
+	case local && known:
+		// The kernel may lead it elsewhere, to a published container.
+		return nil, harmless
+	}
+	return nil, unknown
+}
+
+// glanceAtPath says that there is no socket, or that there is one again.
+func glanceAtPath(t *target) (p *fairlead.Problem, v verdict) {
+	if strings.HasPrefix(t.t.Unix, "@") {
+		return nil, unknown
+	}
+	if _, err := os.Stat(t.t.Unix); err != nil {
+		return fairlead.Problemf(fairlead.CodeNoSocket, "there is no unix socket at %s", t.t.Unix).
+			Fix("start the program that makes it, or correct the path", ""), told
+	}
+	if was := t.status().Problem; was != nil && was.Code == fairlead.CodeNoSocket {
+		return nil, told
+	}
+	return nil, unknown
+}
+
+// lookUp tells whether the target is on this host, and whether a program
+// listens there.
+func (r *Relay) lookUp(ctx context.Context, ru *rule, t *target) (local, listens, known bool) {
+	if r.cfg.Listens == nil {
+		return false, false, false
 	}
 	addrs := []netip.Addr{}
 	switch a, err := netip.ParseAddr(t.t.Host); {
@@ -216,11 +273,12 @@ func (r *Relay) listensHere(ctx context.Context, ru *rule, t *target) bool {
 		if !isLocal(a) {
 			continue
 		}
-		if yes, known := r.cfg.Listens("tcp", netip.AddrPortFrom(a, t.port(ru.f.At.Ports, 0))); known && yes {
-			return true
-		}
+		local = true
+		yes, ok := r.cfg.Listens("tcp", netip.AddrPortFrom(a, t.port(ru.f.At.Ports, 0)))
+		known = known || ok
+		listens = listens || ok && yes
 	}
-	return false
+	return local, listens, known
 }
 
 // saw notes how a target stands; whoever asks for a report is told.

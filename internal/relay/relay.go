@@ -13,6 +13,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,10 +37,10 @@ type Config struct {
 	// it such spots cannot be listened at.
 	Interfaces func(where string) ([]netip.Addr, error)
 
-	// Holders says who holds an address and port that is taken, one line for
-	// each; HoldersPath the same for a unix socket.
-	Holders     func(network string, at netip.AddrPort) []string
-	HoldersPath func(path string) []string
+	// Holders says who holds an address and port that is taken; HoldersPath
+	// the same for a unix socket.
+	Holders     func(network string, at netip.AddrPort) []Holder
+	HoldersPath func(path string) []Holder
 
 	// Listens tells whether a program on this host listens at an address, so
 	// that a local target can be tested without connecting to it. known is
@@ -60,6 +61,13 @@ type Config struct {
 	// Descriptors is how many the relay may use, for tests; 0 means what the
 	// process may have, less a reserve.
 	Descriptors int
+}
+
+// A Holder is a program that has what a forward wants.
+type Holder struct {
+	Text   string // "nginx, pid 812, user www-data"
+	Unit   string // its systemd unit, "" where there is none
+	Hidden bool   // another user's, of which only the user is known
 }
 
 // A Relay is a fairlead.Carrier and a fairlead.Tracker. Close it when done.
@@ -146,6 +154,21 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 		statuses[i] = ru.status()
 	}
 	return statuses
+}
+
+// Unclaimed are the sockets from the service manager at which no forward
+// listens: who connects to one is never served.
+func (r *Relay) Unclaimed() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []string
+	for k := range r.passed {
+		if r.entries[k] == nil {
+			list = append(list, k.String())
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // Report is the status of every forward carried.

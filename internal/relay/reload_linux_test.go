@@ -110,7 +110,7 @@ func TestAWildcardListenerBecomesOneAddressAndBack(t *testing.T) {
 func TestAPortThatAnotherForwardOfOursHasNamesIt(t *testing.T) {
 	lab.CheckLeaks(t)
 	r := newRelay(t, relay.Config{
-		Holders: func(string, netip.AddrPort) []string { return []string{"fairlead, pid 1"} },
+		Holders: func(string, netip.AddrPort) []relay.Holder { return []relay.Holder{{Text: "fairlead, pid 1"}} },
 	})
 	one := wish(t, "one", fairlead.TCP, "127.0.0.1:1", unchecked)
 	spot := one.At
@@ -320,7 +320,7 @@ func TestWhoHoldsAWholeRangeIsAskedOnce(t *testing.T) {
 	lab.CheckLeaks(t)
 	asked := 0
 	r := newRelay(t, relay.Config{
-		Holders: func(string, netip.AddrPort) []string { asked++; return nil },
+		Holders: func(string, netip.AddrPort) []relay.Holder { asked++; return nil },
 	})
 	first := lab.FreePorts(t, nil, parseAddr("127.0.0.1"), 20)
 	for i := range 20 {

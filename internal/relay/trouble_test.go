@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -81,10 +83,38 @@ func TestTargetsAreTestedWithoutUsingThemUp(t *testing.T) {
 	}
 }
 
+func TestNobodyIsConnectedToBeforeTheFirstClient(t *testing.T) {
+	lab.CheckLeaks(t)
+	// Where the system's table tells nothing, a target may be one that serves
+	// a single connection.
+	var visits atomic.Int64
+	remote := lab.Serve(t, lab.At{}, func(v *lab.Visit) { visits.Add(1) })
+	local := lab.Serve(t, lab.At{Network: "unix", Address: filepath.Join(t.TempDir(), "s")}, func(v *lab.Visit) { visits.Add(1) })
+	looked := make(chan bool, 100)
+	r := newRelay(t, relay.Config{Listens: func(string, netip.AddrPort) (bool, bool) {
+		select {
+		case looked <- true:
+		default:
+		}
+		return false, false
+	}})
+	r.Apply(t.Context(), []*fairlead.Forward{
+		wish(t, "remote", fairlead.TCP, remote.Address),
+		wish(t, "local", fairlead.TCP, local.Address),
+	})
+	<-looked
+	<-looked // the second round: the first is done
+	if n := visits.Load(); n != 0 {
+		t.Errorf("%d connections that no client asked for", n)
+	}
+}
+
 func TestTargetThatIsDownIsAStateAndHeals(t *testing.T) {
 	lab.CheckLeaks(t)
 	address := lab.Refused(t, lab.At{Network: "tcp"})
-	r := newRelay(t, relay.Config{})
+	r := newRelay(t, relay.Config{
+		Listens: func(network string, at netip.AddrPort) (bool, bool) { return false, true },
+	})
 	r.Apply(t.Context(), []*fairlead.Forward{wish(t, "web", fairlead.TCP, address)})
 	eventually(t, "broken, though no client came", func() bool { return r.Report()[0].State == fairlead.Broken })
 	if p := r.Report()[0].Problem; p.Code != fairlead.CodeTargetRefuses || !p.Warning {
@@ -125,7 +155,9 @@ func TestPortInUseNamesTheHolderAndAFreePort(t *testing.T) {
 	}
 	defer ln.Close()
 	r := newRelay(t, relay.Config{
-		Holders: func(network string, at netip.AddrPort) []string { return []string{"nginx, pid 812"} },
+		Holders: func(network string, at netip.AddrPort) []relay.Holder {
+			return []relay.Holder{{Text: "nginx, pid 812", Unit: "nginx.service"}}
+		},
 		Listens: func(network string, at netip.AddrPort) (bool, bool) { return false, true },
 	})
 	st := r.Apply(t.Context(), []*fairlead.Forward{f})[0]
@@ -135,8 +167,9 @@ func TestPortInUseNamesTheHolderAndAFreePort(t *testing.T) {
 	if len(st.Problem.Notes) != 1 || st.Problem.Notes[0].Text != "nginx, pid 812" {
 		t.Errorf("notes %v do not name the holder", st.Problem.Notes)
 	}
-	if len(st.Problem.Fixes) != 1 || !strings.Contains(st.Problem.Fixes[0].Command, "fairlead forward 127.0.0.1:") {
-		t.Errorf("fixes %v name no other port", st.Problem.Fixes)
+	if len(st.Problem.Fixes) != 2 || !strings.Contains(st.Problem.Fixes[0].Command, "fairlead forward 127.0.0.1:") ||
+		st.Problem.Fixes[1].Command != "sudo systemctl stop nginx.service" {
+		t.Errorf("fixes %v name no other port, or not how to stop the other program", st.Problem.Fixes)
 	}
 	ln.Close()
 	if st := r.Apply(t.Context(), []*fairlead.Forward{f})[0]; st.Problem != nil && st.Problem.Code == fairlead.CodeInUse {
