@@ -142,20 +142,27 @@ func withPort(f *fairlead.Forward, t *fairlead.Target) string {
 }
 
 // boundText is where f listens, with the network once: "127.0.0.1:8080,
-// [::1]:8080 (tcp)". A long range of ports is cut.
+// [::1]:8080 (tcp)". A range is told as such, when all of it is listened at.
 func boundText(f *fairlead.Forward, bound []string) string {
 	if f.At.Unix != "" {
 		return strings.Join(bound, ", ")
 	}
-	var list []string
+	var list, hosts []string
 	for _, b := range bound {
 		address, _, _ := strings.Cut(b, "/")
+		host := address[:strings.LastIndexByte(address, ':')]
 		if !slices.Contains(list, address) {
 			list = append(list, address)
 		}
+		if !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
 	}
-	if n := len(list); n > 6 {
-		list = []string{list[0], list[1], "… " + talk.Count(n-3, "more address"), list[n-1]}
+	if n := f.At.Ports.Len(); n > 1 && len(list) == n*len(hosts) {
+		list = nil
+		for _, host := range hosts {
+			list = append(list, host+":"+f.At.Ports.String())
+		}
 	}
 	return strings.Join(list, ", ") + " (" + f.At.Net.String() + ")"
 }
