@@ -299,8 +299,7 @@ func (l *eventLoop) answer() {
 	}
 }
 
-// begin enters p. Edge-triggered events tell of what comes later; what is
-// there already is tried at once.
+// begin enters p. The first edge comes by itself, for what is there already.
 func (l *eventLoop) begin(p *pair) {
 	if n := len(l.free); n > 0 {
 		p.slot = l.free[n-1]
@@ -320,7 +319,6 @@ func (l *eventLoop) begin(p *pair) {
 			return
 		}
 	}
-	// The first edge comes by itself, for what is there as well.
 }
 
 // again gives those their turn who had more to do.
@@ -479,7 +477,7 @@ func (l *eventLoop) passEnd(p *pair, side int) {
 	}
 	if d.shut {
 		if d.failed {
-			l.lose(p, side, resetBy(int32(side)+1, sender))
+			l.failed(p, side)
 		}
 		return
 	}
@@ -492,8 +490,18 @@ func (l *eventLoop) passEnd(p *pair, side int) {
 	case err != nil:
 		l.lose(p, 1-side, resetBy(int32(side)+1, receiver))
 	case d.failed:
-		l.lose(p, side, resetBy(int32(side)+1, sender))
+		l.failed(p, side)
 	}
+}
+
+// failed ends the pair because a sender that had ended its stream is gone. No
+// read will tell why, so that the socket is asked.
+func (l *eventLoop) failed(p *pair, side int) {
+	if err := sock.PendingError(uintptr(p.fd[side])); err != nil {
+		l.fail(p, side, err)
+		return
+	}
+	l.lose(p, side, resetBy(int32(side)+1, sender))
 }
 
 // fail ends the pair because a system call on one side's socket failed.

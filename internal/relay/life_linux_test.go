@@ -331,7 +331,6 @@ func TestAfterCloseNothingIsOpened(t *testing.T) {
 	r.Close()
 }
 
-// A client that half-closed and then vanished is not one that reset.
 func TestAnEarlyResetEndsBothSidesInEachState(t *testing.T) {
 	lab.CheckLeaks(t)
 	var ev events

@@ -203,7 +203,7 @@ func (ru *rule) settle(h hearing) {
 	switch p := ru.problem; {
 	case p == nil && len(ru.bound) == 0:
 		ru.problem = fairlead.Problemf(fairlead.CodeListenFailed, "this machine has no address to listen at for %s", ru.f.At.String())
-	case p != nil && ru.partial && p.Code == fairlead.CodeInUse && ru.f.At.Unix == "":
+	case p != nil && ru.partial && (p.Code == fairlead.CodeInUse || p.Code == fairlead.CodeInUseByOther) && ru.f.At.Unix == "":
 		half := fairlead.Problemf(fairlead.CodeHalfBound, "%s, and free on %s: who connects to the taken one reaches another program, not this forward",
 			strings.Replace(p.What, " already", "", 1), strings.Join(ru.bound[:min(len(ru.bound), 3)], ", "))
 		half.Notes = p.Notes

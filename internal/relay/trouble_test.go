@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -194,6 +195,26 @@ func TestOneFamilyTakenIsHalfASuccess(t *testing.T) {
 	}
 }
 
+// The other program may be another user's, of which less is known.
+func TestOneFamilyTakenByAnotherUserIsHalfASuccess(t *testing.T) {
+	lab.CheckLeaks(t)
+	f := wish(t, "web", fairlead.TCP, "127.0.0.1:1")
+	ln, err := net.Listen("tcp4", entryOf(f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	f.At.Addr = netip.Addr{} // loopback of both families
+	f.Expr = "forward " + f.At.String() + " to 127.0.0.1:1"
+	r := newRelay(t, relay.Config{Holders: func(string, netip.AddrPort) []relay.Holder {
+		return []relay.Holder{{Text: "a program of user root", Hidden: true}}
+	}})
+	st := r.Apply(t.Context(), []*fairlead.Forward{f})[0]
+	if st.State != fairlead.Partial || st.Problem == nil || st.Problem.Code != fairlead.CodeHalfBound {
+		t.Fatalf("state %s, problem %+v", st.State, st.Problem)
+	}
+}
+
 func TestResetReachesATargetThatReadsNothing(t *testing.T) {
 	lab.CheckLeaks(t)
 	peer := lab.Serve(t, lab.At{Network: "tcp"}, lab.NeverRead)
@@ -243,15 +264,25 @@ func TestWhatATargetSaidBeforeItsResetArrives(t *testing.T) {
 }
 
 func TestKeepaliveFindsAClientThatVanished(t *testing.T) {
+	for _, goroutines := range []bool{false, true} {
+		for _, half := range []bool{false, true} {
+			t.Run(fmt.Sprintf("goroutines=%v,half-closed=%v", goroutines, half), func(t *testing.T) { vanish(t, goroutines, half) })
+		}
+	}
+}
+
+// vanish has a client go without a word, perhaps after it has ended its
+// direction, and wants that to be told as what it is.
+func vanish(t *testing.T, goroutines, half bool) {
 	lab.CheckLeaks(t)
 	n := lab.NewNet(t)
 	client, gateway := n.Host("client"), n.Host("gateway")
 	n.Wire(client, "eth0", gateway, "lan0")
 	client.Addr("eth0", "10.9.0.2/24")
 	gateway.Addr("lan0", "10.9.0.1/24")
-	peer := lab.Serve(t, lab.At{Network: "tcp"}, lab.Echo)
+	peer := lab.Serve(t, lab.At{Network: "tcp"}, lab.HoldOpen)
 	var ev events
-	r := newRelay(t, relay.Config{Watch: ev.watch})
+	r := newRelay(t, relay.Config{Watch: ev.watch, Goroutines: goroutines})
 	f := wish(t, "web", fairlead.TCP, peer.Address, func(f *fairlead.Forward) {
 		f.At.Addr = parseAddr("10.9.0.1")
 		f.Policy.Keepalive = time.Second
@@ -269,16 +300,23 @@ func TestKeepaliveFindsAClientThatVanished(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Write([]byte("x")); err != nil {
-		t.Fatal(err)
+	if half {
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := c.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "it is live", func() bool {
+		conns := r.Conns()
+		return len(conns) == 1 && (conns[0].Half == "client") == half
+	})
 	client.Down("eth0")
-	eventually(t, "the client is known to have vanished", func() bool { return ev.ended(fairlead.ClientVanished) })
-	eventually(t, "nothing of it is left", func() bool { return len(r.Conns()) == 0 })
+	eventually(t, "it ended", func() bool { return len(r.Conns()) == 0 && ev.count(isEnd) == 1 })
+	if !ev.ended(fairlead.ClientVanished) {
+		t.Errorf("the end is told as %v, want %s", ev.all, fairlead.ClientVanished)
+	}
 }
+
+func isEnd(e fairlead.Event) bool { return e.Kind == fairlead.EventClose }
 
 func TestWithoutDescriptorsTheListenerWaitsAndSaysSoOnce(t *testing.T) {
 	lab.CheckLeaks(t)
