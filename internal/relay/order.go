@@ -31,11 +31,11 @@ func (ru *rule) order(targets []*target, client netip.Addr) []*target {
 	targets = slices.Clone(targets)
 	switch ru.f.Policy.Choose {
 	case roundRobin:
-		n := int(ru.turns.Add(1)-1) % len(targets)
+		n := ru.turn(len(targets))
 		targets = slices.Concat(targets[n:], targets[:n])
 	case leastConn:
 		// Equals take turns, so that a quiet service is spread as well.
-		n := int(ru.turns.Add(1)-1) % len(targets)
+		n := ru.turn(len(targets))
 		targets = slices.Concat(targets[n:], targets[:n])
 		slices.SortStableFunc(targets, func(a, b *target) int { return cmp.Compare(a.active.Load(), b.active.Load()) })
 	case random:
@@ -53,6 +53,9 @@ func (ru *rule) order(targets []*target, client netip.Addr) []*target {
 	slices.SortStableFunc(targets, func(a, b *target) int { return cmp.Compare(downness(a), downness(b)) })
 	return targets
 }
+
+// turn counts round among n.
+func (ru *rule) turn(n int) int { return int((ru.turns.Add(1) - 1) % uint32(n)) }
 
 // hashOf is the same after a restart, and on every machine.
 func hashOf(client netip.Addr, dest string) uint64 {

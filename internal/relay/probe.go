@@ -103,10 +103,10 @@ func (r *Relay) probe(ru *rule, t *target) {
 	network, address := t.address(ru.f.At.Ports, 0)
 	if ru.f.At.Net&fairlead.TCP == 0 {
 		// A datagram proves nothing; a name can be looked up.
-		if err := r.resolves(ctx, ru, t); err != nil && r.ctx.Err() == nil {
+		if err := r.resolves(ctx, ru, t); err == nil {
+			t.found()
+		} else if r.ctx.Err() == nil {
 			r.saw(t, fairlead.AsProblem(err))
-		} else if t.status().Problem != nil {
-			r.saw(t, nil)
 		}
 		return
 	}
@@ -115,12 +115,14 @@ func (r *Relay) probe(ru *rule, t *target) {
 		return
 	}
 	if !checked(&ru.f.Policy.Check) {
-		switch p, v := r.glance(ctx, ru, t); {
-		case v == told:
+		p, v := r.glance(ctx, ru, t)
+		if v == told {
 			r.saw(t, p)
 			return
-		case v == unknown && t.status().Problem == nil:
-			return // it is the first client's to find out
+		}
+		t.found()
+		if v == unknown && t.status().Problem == nil {
+			return // it is the next client's to find out
 		}
 	}
 	c, err := ru.place.DialContext(ctx, network, address)
@@ -141,6 +143,20 @@ func (r *Relay) probe(ru *rule, t *target) {
 		return
 	}
 	r.saw(t, nil)
+}
+
+// found takes back that the target's name or path is missing. How it stands
+// then, nobody knows yet.
+func (t *target) found() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.problem == nil {
+		return
+	}
+	switch t.problem.Code {
+	case fairlead.CodeNameUnknown, fairlead.CodeNameFamily, fairlead.CodeNameServer, fairlead.CodeNoSocket:
+		t.known, t.problem, t.since = false, nil, time.Now()
+	}
 }
 
 // forgives counts a failed check, and reports whether a target that was up may
@@ -237,7 +253,7 @@ func (r *Relay) glance(ctx context.Context, ru *rule, t *target) (p *fairlead.Pr
 	return nil, unknown
 }
 
-// glanceAtPath says that there is no socket, or that there is one again.
+// glanceAtPath says that there is no socket; one that is there may serve or not.
 func glanceAtPath(t *target) (p *fairlead.Problem, v verdict) {
 	if strings.HasPrefix(t.t.Unix, "@") {
 		return nil, unknown
@@ -245,9 +261,6 @@ func glanceAtPath(t *target) (p *fairlead.Problem, v verdict) {
 	if _, err := os.Stat(t.t.Unix); err != nil {
 		return fairlead.Problemf(fairlead.CodeNoSocket, "there is no unix socket at %s", t.t.Unix).
 			Fix("start the program that makes it, or correct the path", ""), told
-	}
-	if was := t.status().Problem; was != nil && was.Code == fairlead.CodeNoSocket {
-		return nil, told
 	}
 	return nil, unknown
 }

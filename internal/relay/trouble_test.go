@@ -195,6 +195,46 @@ func TestOneFamilyTakenIsHalfASuccess(t *testing.T) {
 	}
 }
 
+func TestWhatIsThereAgainIsNotCalledUpBeforeItAnswered(t *testing.T) {
+	lab.CheckLeaks(t)
+	path := filepath.Join(t.TempDir(), "s")
+	refused := lab.Refused(t, lab.At{})
+	r := newRelay(t, relay.Config{})
+	udp := wish(t, "dns", fairlead.UDP, refused)
+	r.Apply(t.Context(), []*fairlead.Forward{wish(t, "app", fairlead.TCP, path), udp})
+	of := func(name string) fairlead.Status {
+		for _, st := range r.Report() {
+			if st.Forward.Name == name {
+				return st
+			}
+		}
+		return fairlead.Status{}
+	}
+	c, err := net.Dial("udp", entryOf(udp))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	eventually(t, "the datagram's target refuses", func() bool {
+		c.Write([]byte("x"))
+		return of("dns").State == fairlead.Broken
+	})
+	eventually(t, "the path is missing", func() bool { return of("app").State == fairlead.Broken })
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	eventually(t, "the path is there", func() bool { return of("app").State == fairlead.Listening })
+	if of("app").Targets[0].Up {
+		t.Error("a path that is there is called a target that answers")
+	}
+	// More than one round of probes has passed.
+	if st := of("dns"); st.State != fairlead.Broken {
+		t.Errorf("a target that refused and was not heard of since is %s", st.State)
+	}
+}
+
 // The other program may be another user's, of which less is known.
 func TestOneFamilyTakenByAnotherUserIsHalfASuccess(t *testing.T) {
 	lab.CheckLeaks(t)
