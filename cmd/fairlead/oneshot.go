@@ -199,7 +199,8 @@ func (r *oneShotRun) watch(e fairlead.Event) {
 	case e.Kind == fairlead.EventState && e.State != "":
 		r.told.Store(nil)
 		if r.broken.Swap(false) {
-			r.p.talk.Say("the target answers again")
+			// Whether a target answers, only its own state would say.
+			r.p.talk.Say("what was wrong is over: the forward is %s", e.State)
 		}
 	case e.Kind == fairlead.EventTrouble:
 		r.p.tellProblem(e.Problem)
