@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -120,22 +119,6 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	}
 	fc := &conn{r: r, id: id, rule: ru, to: to, from: o.client, at: o.local, client: c, target: t}
 	fc.start()
-}
-
-// admit finds the targets for a client, or why it is turned away. A client
-// that is admitted is counted, and has to leave.
-func admit(ru *rule, client netip.Addr) ([]*target, fairlead.Reason) {
-	if !ru.allowed(client) {
-		return nil, fairlead.Denied
-	}
-	targets := ru.choose(client)
-	if len(targets) == 0 {
-		return nil, fairlead.NoTarget
-	}
-	if ru.arrivals != nil && !ru.arrivals.try(1, time.Now()) || !ru.enter(client, &ru.f.Policy) {
-		return nil, fairlead.Limited
-	}
-	return targets, ""
 }
 
 // turnAway resets a client that did not come through, and gives back its

@@ -22,6 +22,35 @@ const (
 
 var policies = []string{failover, roundRobin, leastConn, random, sourceHash}
 
+// choose returns the targets meant for a client, in the order to be tried:
+// those with the longest prefix that holds the client, else those for
+// everybody. Clients of unix sockets have no address and belong to everybody.
+func (ru *rule) choose(client netip.Addr) []*target {
+	if len(ru.targets) == 1 && len(ru.targets[0].t.From) == 0 {
+		return ru.targets
+	}
+	best := -1
+	var chosen []*target
+	for _, t := range ru.targets {
+		bits := -1
+		for _, p := range t.t.From {
+			if p.Contains(client) {
+				bits = max(bits, p.Bits())
+			}
+		}
+		if bits < 0 && len(t.t.From) > 0 {
+			continue
+		}
+		switch {
+		case bits > best:
+			best, chosen = bits, []*target{t}
+		case bits == best:
+			chosen = append(chosen, t)
+		}
+	}
+	return chosen
+}
+
 // order is targets in the order in which this client's connection tries them.
 // It may return targets itself, and never changes it.
 func (ru *rule) order(targets []*target, client netip.Addr) []*target {

@@ -2,10 +2,8 @@ package relay
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,17 +40,6 @@ type rule struct {
 	bound   []string
 	problem *fairlead.Problem // of listening
 	partial bool              // it listens at some of its addresses
-}
-
-// An account outlives the versions of a forward: its counters go on through a
-// reload.
-type account struct {
-	meter *fairlead.Meter
-	flood flood
-
-	counts  sync.Mutex // guards the rest
-	active  int
-	sources map[netip.Addr]int
 }
 
 type identity struct {
@@ -123,80 +110,6 @@ func (ru *rule) dialContext(ctx context.Context) (context.Context, context.Cance
 	return context.WithCancel(ctx)
 }
 
-// allowed tells whether the client may enter at all.
-func (ru *rule) allowed(client netip.Addr) bool {
-	for _, p := range ru.f.Policy.Deny {
-		if p.Contains(client) {
-			return false
-		}
-	}
-	return true
-}
-
-// choose returns the targets meant for a client, in the order to be tried:
-// those with the longest prefix that holds the client, else those for
-// everybody. Clients of unix sockets have no address and belong to everybody.
-func (ru *rule) choose(client netip.Addr) []*target {
-	if len(ru.targets) == 1 && len(ru.targets[0].t.From) == 0 {
-		return ru.targets
-	}
-	best := -1
-	var chosen []*target
-	for _, t := range ru.targets {
-		bits := -1
-		for _, p := range t.t.From {
-			if p.Contains(client) {
-				bits = max(bits, p.Bits())
-			}
-		}
-		if bits < 0 && len(t.t.From) > 0 {
-			continue
-		}
-		switch {
-		case bits > best:
-			best, chosen = bits, []*target{t}
-		case bits == best:
-			chosen = append(chosen, t)
-		}
-	}
-	return chosen
-}
-
-// enter counts a client in, unless a limit is reached.
-func (a *account) enter(client netip.Addr, p *fairlead.Policy) bool {
-	source := sourceKey(client)
-	a.counts.Lock()
-	defer a.counts.Unlock()
-	if p.MaxConns > 0 && a.active >= p.MaxConns ||
-		p.MaxConnsPerSource > 0 && a.sources[source] >= p.MaxConnsPerSource {
-		return false
-	}
-	a.active++
-	a.sources[source]++
-	return true
-}
-
-// leave counts a client out.
-func (a *account) leave(client netip.Addr) {
-	source := sourceKey(client)
-	a.counts.Lock()
-	defer a.counts.Unlock()
-	a.active--
-	if a.sources[source]--; a.sources[source] == 0 {
-		delete(a.sources, source)
-	}
-}
-
-// sourceKey is what counts as one source: an IPv4 address, or an IPv6 /64,
-// which is the least that a host is given.
-func sourceKey(a netip.Addr) netip.Addr {
-	if a.Is6() {
-		p, _ := a.WithZone("").Prefix(64)
-		return p.Addr()
-	}
-	return a
-}
-
 // status is how the forward stands.
 func (ru *rule) status() fairlead.Status {
 	s := fairlead.Status{Forward: ru.f, By: Name, Meter: ru.meter, State: fairlead.Listening}
@@ -231,75 +144,4 @@ func (ru *rule) status() fairlead.Status {
 		}
 	}
 	return s
-}
-
-// A target is a place where a rule leads, and what is known of it. It knows
-// only what was seen: a dial that a client caused, or a probe.
-type target struct {
-	t      *fairlead.Target
-	active *atomic.Int64 // connections now; goes on through a reload
-
-	mu      sync.Mutex // guards the rest
-	known   bool       // it was tried
-	problem *fairlead.Problem
-	since   time.Time
-	failed  int       // checks in a row
-	next    time.Time // of the next probe
-	backoff time.Duration
-}
-
-func (t *target) inherit(old []*target) {
-	for _, o := range old {
-		if o.t.Dest() == t.t.Dest() {
-			t.active = o.active
-			o.mu.Lock()
-			t.known, t.problem, t.since, t.next, t.backoff = o.known, o.problem, o.since, o.next, o.backoff
-			o.mu.Unlock()
-		}
-	}
-}
-
-// saw notes what a dial or a probe met.
-func (t *target) saw(p *fairlead.Problem) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.known || (t.problem == nil) != (p == nil) || p != nil && p.Code != t.problem.Code {
-		t.since = time.Now()
-	}
-	if t.problem == nil && p != nil {
-		t.backoff = 0
-		t.next = time.Now().Add(firstBackoff)
-	}
-	if p == nil {
-		t.failed = 0
-	}
-	t.known, t.problem = true, p
-}
-
-func (t *target) status() fairlead.TargetStatus {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return fairlead.TargetStatus{Target: t.t.Dest(), Up: t.known && t.problem == nil, Problem: t.problem, Since: t.since}
-}
-
-// address is what to dial, for the i-th of the listening ports.
-func (t *target) address(at fairlead.PortList, i int) (network, address string) {
-	if t.t.Unix != "" {
-		return "unix", t.t.Unix
-	}
-	host := t.t.Host
-	if host == "self" {
-		host = "localhost"
-	}
-	if len(at) == 0 && len(t.t.Ports) == 0 {
-		return "tcp", net.JoinHostPort(host, "0") // refused by Fits
-	}
-	return "tcp", net.JoinHostPort(host, strconv.Itoa(int(t.port(at, i))))
-}
-
-func (t *target) port(at fairlead.PortList, i int) uint16 {
-	if len(t.t.Ports) > 0 && len(at) == 0 {
-		return t.t.Ports[0].First // from a unix socket
-	}
-	return t.t.Port(at, i)
 }

@@ -1,0 +1,82 @@
+package relay
+
+import (
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fairlead"
+)
+
+// A target is a place where a rule leads, and what is known of it. It knows
+// only what was seen: a dial that a client caused, or a probe.
+type target struct {
+	t      *fairlead.Target
+	active *atomic.Int64 // connections now; goes on through a reload
+
+	mu      sync.Mutex // guards the rest
+	known   bool       // it was tried
+	problem *fairlead.Problem
+	since   time.Time
+	failed  int       // checks in a row
+	next    time.Time // of the next probe
+	backoff time.Duration
+}
+
+func (t *target) inherit(old []*target) {
+	for _, o := range old {
+		if o.t.Dest() == t.t.Dest() {
+			t.active = o.active
+			o.mu.Lock()
+			t.known, t.problem, t.since, t.next, t.backoff = o.known, o.problem, o.since, o.next, o.backoff
+			o.mu.Unlock()
+		}
+	}
+}
+
+// saw notes what a dial or a probe met.
+func (t *target) saw(p *fairlead.Problem) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.known || (t.problem == nil) != (p == nil) || p != nil && p.Code != t.problem.Code {
+		t.since = time.Now()
+	}
+	if t.problem == nil && p != nil {
+		t.backoff = 0
+		t.next = time.Now().Add(firstBackoff)
+	}
+	if p == nil {
+		t.failed = 0
+	}
+	t.known, t.problem = true, p
+}
+
+func (t *target) status() fairlead.TargetStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return fairlead.TargetStatus{Target: t.t.Dest(), Up: t.known && t.problem == nil, Problem: t.problem, Since: t.since}
+}
+
+// address is what to dial, for the i-th of the listening ports.
+func (t *target) address(at fairlead.PortList, i int) (network, address string) {
+	if t.t.Unix != "" {
+		return "unix", t.t.Unix
+	}
+	host := t.t.Host
+	if host == "self" {
+		host = "localhost"
+	}
+	if len(at) == 0 && len(t.t.Ports) == 0 {
+		return "tcp", net.JoinHostPort(host, "0") // refused by Fits
+	}
+	return "tcp", net.JoinHostPort(host, strconv.Itoa(int(t.port(at, i))))
+}
+
+func (t *target) port(at fairlead.PortList, i int) uint16 {
+	if len(t.t.Ports) > 0 && len(at) == 0 {
+		return t.t.Ports[0].First // from a unix socket
+	}
+	return t.t.Port(at, i)
+}
