@@ -57,10 +57,10 @@ func Amend(old *fairlead.Forward, words []string) (*fairlead.Forward, []*fairlea
 				continue // they belong to the targets
 			}
 		case onField:
-			p.said |= 1 << m.index // here or before
+			p.said.add(m.index) // here or before
 			continue
 		}
-		if m.field.said(old) && p.said&(1<<m.index) == 0 {
+		if m.field.said(old) && !p.said.has(m.index) {
 			m.field.copy(f, old)
 		}
 	}

@@ -109,7 +109,7 @@ type entry struct {
 	src     *source
 	at, via span32 // the spot and the place, for pointing at
 	line    int32
-	said    uint64 // the modifiers of the sentence
+	said    wordSet // the modifiers of the sentence
 }
 
 // A span32 is a part of a source's text.
@@ -135,7 +135,7 @@ type loader struct {
 	names    map[string]int // into entries
 	places   map[string]fairlead.Pos
 	vias     []use // of places, by places and remote forwards
-	defaults uint64
+	defaults wordSet
 	followed bool           // includes are read
 	words    map[int32]bool // where modifiers begin; nil: nobody asks
 	stack    []string       // the files being read, outermost first

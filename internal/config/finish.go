@@ -16,7 +16,7 @@ func (l *loader) finish() {
 	var b []byte
 	for i := range l.entries {
 		if e := &l.entries[i]; e.f != nil {
-			b = appendSentence(b[:0], e.f, e.said|l.defaults)
+			b = appendSentence(b[:0], e.f, e.said.with(l.defaults))
 			e.f.Expr = string(b)
 		}
 	}
@@ -41,7 +41,7 @@ func (l *loader) sortProblems() {
 // applyDefaults gives every forward the defaults that it does not say itself
 // and that its kind knows.
 func (l *loader) applyDefaults() {
-	if l.defaults == 0 {
+	if l.defaults.empty() {
 		return
 	}
 	l.file.own = map[*fairlead.Forward]fairlead.Policy{}
@@ -49,7 +49,7 @@ func (l *loader) applyDefaults() {
 		k := kindOf(string(f.Kind))
 		for i := range modifiers {
 			m := &modifiers[i]
-			if l.defaults&(1<<i) == 0 || m.kinds&k.bit == 0 || m.field.said(f) {
+			if !l.defaults.has(i) || m.kinds&k.bit == 0 || m.field.said(f) {
 				continue
 			}
 			if _, ok := l.file.own[f]; !ok {

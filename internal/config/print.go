@@ -1,7 +1,6 @@
 package config
 
 import (
-	"math/bits"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -13,7 +12,7 @@ import (
 // in the order of the grammar's table, without the name. Parsed again it is an
 // equal forward.
 func Sentence(f *fairlead.Forward) string {
-	return string(appendSentence(make([]byte, 0, 96), f, ^uint64(0)))
+	return string(appendSentence(make([]byte, 0, 96), f, everyWord))
 }
 
 // Line is a forward as a line of the file, "NAME: SENTENCE".
@@ -23,7 +22,7 @@ func Line(f *fairlead.Forward) string {
 
 // appendSentence prints f. Only modifiers in mask, by their index, are looked
 // at.
-func appendSentence(b []byte, f *fairlead.Forward, mask uint64) []byte {
+func appendSentence(b []byte, f *fairlead.Forward, mask wordSet) []byte {
 	b = append(b, f.Kind...)
 	if k := kindOf(string(f.Kind)); k == nil || k.listen != no {
 		b = append(b, ' ')
@@ -49,12 +48,11 @@ func appendSentence(b []byte, f *fairlead.Forward, mask uint64) []byte {
 			b = appendPair(b, "sni", name)
 		}
 	}
-	mask &= 1<<len(modifiers) - 1
-	for ; mask != 0; mask &= mask - 1 {
-		if m := &modifiers[bits.TrailingZeros64(mask)]; m.field.said(f) {
+	mask.each(func(i int) {
+		if m := &modifiers[i]; m.field.said(f) {
 			b = m.field.print(b, m.Word, f)
 		}
-	}
+	})
 	return appendUsers(b, f.Policy.Users)
 }
 

@@ -15,7 +15,7 @@ type parser struct {
 	command bool // from a command line: a place may be a host
 
 	kind   *KindHelp // nil for defaults
-	said   uint64    // modifiers by index
+	said   wordSet   // modifiers by index
 	braced bool      // within { }
 	open   token     // the brace, when braced
 	users  map[string]bool
@@ -192,15 +192,15 @@ func (p *parser) modifier(t token, f *fairlead.Forward) {
 	}
 	p.toks[p.i-1].modifier = len(f.To) == 0 || m.Word != "from" && m.Word != "sni"
 	before := p.list.total()
-	switch bit := uint64(1) << m.index; {
+	switch {
 	case p.kind != nil && m.kinds&p.kind.bit == 0:
 		p.wrongKind(t, m)
 	case p.kind == nil && m.noDefault:
 		p.bad(fairlead.CodeWrongKind, t, "%q cannot be a default", m.Word)
-	case p.said&bit != 0 && !m.list:
+	case p.said.has(m.index) && !m.list:
 		p.bad(fairlead.CodeTwice, t, "%q is said twice", m.Word)
 	default:
-		p.said |= bit
+		p.said.add(m.index)
 		if m.field.parse(p, m, t, f) {
 			return
 		}
@@ -323,7 +323,7 @@ func (p *parser) complete(f *fairlead.Forward) {
 }
 
 func (p *parser) saidWord(word string) bool {
-	return p.said&(1<<byWord[word].index) != 0
+	return p.said.has(byWord[word].index)
 }
 
 func spotText(s *fairlead.Spot, net fairlead.Network) string {

@@ -317,7 +317,7 @@ func ToConf(file *File) []byte {
 	}
 	for _, f := range file.Forwards {
 		b = append(b, f.Name+": "...)
-		b = append(appendSentence(b, file.written(f), ^uint64(0)), '\n')
+		b = append(appendSentence(b, file.written(f), everyWord), '\n')
 	}
 	if out, problems := Format(b); len(problems) == 0 {
 		return out
