@@ -245,6 +245,11 @@ type Target struct {
 	Unix  string         // path of a unix socket
 	From  []netip.Prefix // clients it is meant for; empty: all that no other target claims
 	SNI   []string       // names of the service that lead here (front sni)
+
+	Weight  int    // its share among the others, 1 to 1000; 0: not said, which is 1
+	Backup  bool   // only while none of the others that are none is up
+	Drain   bool   // no new connections; those it has go on
+	Resolve string // "all": every address of the name is a target of its own; "": one of them is dialed
 }
 
 // Port is the port to dial for the i-th of the spot's ports.

@@ -32,8 +32,9 @@ type Policy struct {
 	SocketMode    uint32 // permission bits of a unix socket listened at; 0: 0600
 
 	// Which of several targets.
-	Choose string // "", "failover", "round-robin", …
-	Check  Check
+	Choose    string // "", "failover", "round-robin", …
+	Check     Check
+	SlowStart time.Duration // until a target that came back has its whole share
 
 	// Time. Durations are > 0 when set.
 	Connect     time.Duration // for the dial as a whole
@@ -55,8 +56,13 @@ const Off time.Duration = -1
 
 // A Check asks a target regularly whether it serves.
 type Check struct {
-	How   string // "", "off", "tcp", "http", …
-	Every time.Duration
+	How    string // "", "off", "tcp", "http", "expect"
+	Path   string // http: what to ask for; "": "/"
+	Send   string // expect: the bytes that are sent first; "": none
+	Expect string // expect: the bytes that have to come in the answer
+	Rise   int    // good answers in a row until a target that was down is up; 0: not said
+	Fall   int    // failures in a row until one that was up is down; 0: not said
+	Every  time.Duration
 }
 
 // A User may use a forward that asks who comes, within grants.

@@ -150,6 +150,7 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target) (net.Conn, *targe
 	defer cancel()
 	var last error
 	for i, t := range targets {
+		t.active.Add(1) // before the others choose
 		c, err := r.dialInTime(ctx, b, t, len(targets)-i)
 		if err == nil {
 			if err = b.rule.introduce(c, o); err != nil {
@@ -158,9 +159,9 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target) (net.Conn, *targe
 		}
 		if err == nil {
 			r.saw(t, nil)
-			t.active.Add(1)
 			return c, t, "", nil
 		}
+		t.active.Add(-1)
 		why := reason(err)
 		if why == fairlead.NoDescriptors {
 			r.trouble(fairlead.CodeNoDescriptors, "out of file descriptors: a target could not be reached")

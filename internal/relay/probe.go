@@ -156,6 +156,7 @@ func (t *target) found() {
 	switch t.problem.Code {
 	case fairlead.CodeNameUnknown, fairlead.CodeNameFamily, fairlead.CodeNameServer, fairlead.CodeNoSocket:
 		t.known, t.problem, t.since = false, nil, time.Now()
+		t.down.Store(false)
 	}
 }
 

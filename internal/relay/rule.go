@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -33,8 +34,8 @@ type rule struct {
 	bandwidth throttles
 	arrivals  *bucket // new connections; nil: no limit
 
-	passed atomic.Bool   // a connection has reached a target
-	turns  atomic.Uint32 // given to targets that take turns
+	passed atomic.Bool // a connection has reached a target
+	chooser
 
 	mu      sync.Mutex // guards the rest
 	bound   []string
@@ -80,12 +81,14 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 	}
 	ru.passed.Store(was != nil && was.passed.Load() && slices.EqualFunc(was.f.To, f.To, sameDest))
 	for i := range f.To {
-		t := &target{t: &f.To[i], active: new(atomic.Int64)}
+		t := newTarget(&f.To[i])
 		if was != nil {
 			t.inherit(was.targets)
 		}
 		ru.targets = append(ru.targets, t)
 	}
+	ru.draw = rand.Float64
+	ru.fill()
 	return ru
 }
 

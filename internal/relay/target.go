@@ -14,7 +14,17 @@ import (
 // only what was seen: a dial that a client caused, or a probe.
 type target struct {
 	t      *fairlead.Target
-	active *atomic.Int64 // connections now; goes on through a reload
+	active *atomic.Int64 // connections now, and dials; goes on through a reload
+
+	// What a choice looks at, without a lock.
+	weight int64
+	tier   int           // lower ones are tried first
+	hash   uint64        // of what is dialed
+	down   atomic.Bool   // problem is not nil
+	back   atomic.Int64  // when it came back, in Unix nanoseconds; 0: it was never down
+	chosen atomic.Uint64 // its last turn
+
+	current int64 // what it has of its share; guarded by chooser.round
 
 	mu      sync.Mutex // guards the rest
 	known   bool       // it was tried
@@ -25,12 +35,28 @@ type target struct {
 	backoff time.Duration
 }
 
+func newTarget(ft *fairlead.Target) *target {
+	t := &target{
+		t: ft, active: new(atomic.Int64),
+		weight: int64(max(ft.Weight, 1)), hash: hashOfDest(ft.Dest()),
+	}
+	if ft.Backup {
+		t.tier = levelBackup
+	}
+	return t
+}
+
+// leaves are the targets to choose among.
+func (t *target) leaves() []*target { return []*target{t} }
+
 func (t *target) inherit(old []*target) {
 	for _, o := range old {
 		if o.t.Dest() == t.t.Dest() {
 			t.active = o.active
 			o.mu.Lock()
 			t.known, t.problem, t.since, t.next, t.backoff = o.known, o.problem, o.since, o.next, o.backoff
+			t.down.Store(t.problem != nil)
+			t.back.Store(o.back.Load())
 			o.mu.Unlock()
 		}
 	}
@@ -50,7 +76,11 @@ func (t *target) saw(p *fairlead.Problem) {
 	if p == nil {
 		t.failed = 0
 	}
+	if t.problem != nil && p == nil {
+		t.back.Store(time.Now().UnixNano())
+	}
 	t.known, t.problem = true, p
+	t.down.Store(p != nil)
 }
 
 func (t *target) status() fairlead.TargetStatus {
