@@ -93,6 +93,7 @@ type Conn struct {
 	Client  string // address and port, or "unix"
 	Local   string // what the client asked
 	Target  string // address and port dialed
+	Asked   string // the name that the client asked for, where its target depended on that
 	Began   time.Time
 	In, Out int64  // bytes from and to the client
 	Half    string // "", "client" or "target": the side that has ended its direction
@@ -130,12 +131,14 @@ const (
 	LingerTimeout  Reason = "linger"   // half-closed, and the other direction fell silent
 	Lifetime       Reason = "lifetime" // max-lifetime was reached
 	Killed         Reason = "killed"
-	Shutdown       Reason = "shutdown"  // the program or the forward ended
-	Evicted        Reason = "evicted"   // a newer UDP session took the place
-	Denied         Reason = "denied"    // the client's address may not
-	Limited        Reason = "limited"   // a limit on connections was reached
-	NoTarget       Reason = "no-target" // no target is meant for this client
-	NoHeader       Reason = "no-header" // a PROXY protocol header had to come first
+	Shutdown       Reason = "shutdown"    // the program or the forward ended
+	Evicted        Reason = "evicted"     // a newer UDP session took the place
+	Denied         Reason = "denied"      // the client's address may not
+	Limited        Reason = "limited"     // a limit on connections was reached
+	NoTarget       Reason = "no-target"   // no target is meant for this client
+	NoHeader       Reason = "no-header"   // a PROXY protocol header had to come first
+	NoGreeting     Reason = "no-greeting" // the client did not say what it asks for
+	NoMatch        Reason = "no-match"    // no target takes what the client asks for
 	NameUnknown    Reason = "name-unknown"
 	Refused        Reason = "refused"     // the target answered with a reset
 	Unreachable    Reason = "unreachable" // no route, or its router said so

@@ -15,6 +15,9 @@ const (
 	CodeNoDescriptors Code = "FL-120"
 	CodeTurnedAway    Code = "FL-121"
 	CodeProxyHeader   Code = "FL-122"
+	CodeGreeting      Code = "FL-123"
+	CodeNoMatch       Code = "FL-124"
+	CodeNoRest        Code = "FL-125"
 	CodeBeingSetUp    Code = "FL-130"
 	CodeTimeOver      Code = "FL-131"
 
@@ -109,6 +112,16 @@ The forward is tried again by itself when addresses change.`},
 		`Many clients of a forward were turned away within a second: their addresses may not use it, or a limit on connections is reached. Each of the first ones is told by itself, the rest as a number, so that a flood of clients is no flood of lines.`},
 	{CodeProxyHeader, "a sender did not introduce its client",
 		`The forward says "accept-proxy" for the address that connected, so a PROXY protocol header has to come first, within five seconds. It did not come, or it is malformed. Have the sender (HAProxy: send-proxy-v2, nginx: proxy_protocol on) send one, or take its address out of accept-proxy. Whether a header is there is never guessed: anybody could then say that he is somebody else.`},
+	{CodeGreeting, "a client did not say what it asks for",
+		`The forward chooses among its targets by what the client says first (sni, http-host, alpn or protocol). This one stopped within its TLS hello or its HTTP request, needed more than 16 KiB for it, or sent something that two readers could understand differently. It is never guessed what was meant: a client could then be let in under one name and served under another.
+
+How long a client may take is set with "greet" (3 seconds). A client that says nothing at all, because its server speaks first, goes to the targets of "protocol other", or else to those that take the rest.`},
+	{CodeNoMatch, "no target takes what a client asks for",
+		`Every target of the forward has a condition (sni, http-host, alpn or protocol), and the client met none of them: it asks for another name, speaks another protocol, or waits for the server to speak first. It is reset.
+
+A target without a condition takes the rest: forward :443 to web:443 sni www.example.net, other:443`},
+	{CodeNoRest, "no target takes the rest",
+		`Every target of the forward has a condition (sni, http-host, alpn or protocol), so that clients who meet none of them are reset: those that ask for another name or for none, and those whose server speaks first. That may be what is wanted. A target without a condition takes them.`},
 	{CodeBeingSetUp, "the forward is being set up",
 		`The forward was wished a moment ago and is not listened at yet. It follows by itself.`},
 	{CodeTimeOver, "the forward's time is over",

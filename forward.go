@@ -244,7 +244,13 @@ type Target struct {
 	Ports PortList       // empty: the port that was listened at
 	Unix  string         // path of a unix socket
 	From  []netip.Prefix // clients it is meant for; empty: all that no other target claims
-	SNI   []string       // names of the service that lead here (front sni)
+
+	// What the client asks for, where it must be one of these. Each kind that
+	// is set must be met; a target without any takes the rest.
+	SNI      []string // server names of TLS in lower case, or "*.example.net"
+	HTTPHost []string // hosts of a first request of HTTP, likewise, or addresses without brackets
+	ALPN     []string // protocols offered within TLS
+	Protocol []string // "ssh", "tls", "http", "other"
 
 	Weight  int    // its share among the others, 1 to 1000; 0: not said, which is 1
 	Backup  bool   // only while none of the others that are none is up

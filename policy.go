@@ -37,6 +37,7 @@ type Policy struct {
 	SlowStart time.Duration // until a target that came back has its whole share
 
 	// Time. Durations are > 0 when set.
+	Greet       time.Duration // for a client to say what it asks for, where a target depends on it
 	Connect     time.Duration // for the dial as a whole
 	Idle        time.Duration // without a byte either way
 	Linger      time.Duration // for the surviving direction of a half-closed connection

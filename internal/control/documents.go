@@ -90,7 +90,8 @@ type Conn struct {
 	Age      float64   `json:"age"` // seconds
 	BytesIn  int64     `json:"bytes_in"`
 	BytesOut int64     `json:"bytes_out"`
-	Half     string    `json:"half,omitempty"` // "client" or "target" ended its direction
+	Half     string    `json:"half,omitempty"`  // "client" or "target" ended its direction
+	Asked    string    `json:"asked,omitempty"` // the name that the client asked for
 }
 
 // An Event is something that happened. A state event without a state says that
@@ -207,7 +208,7 @@ func ForwardOf(s fairlead.Status) Forward {
 // ConnOf is the entry of one connection, whose age is counted to now.
 func ConnOf(c fairlead.Conn, now time.Time) Conn {
 	age := math.Round(max(0, now.Sub(c.Began)).Seconds()*1000) / 1000
-	return Conn{c.ID, c.Forward, c.Network, c.Client, c.Local, c.Target, instant(c.Began), age, c.In, c.Out, c.Half}
+	return Conn{c.ID, c.Forward, c.Network, c.Client, c.Local, c.Target, instant(c.Began), age, c.In, c.Out, c.Half, c.Asked}
 }
 
 // EventOf is the document of one event.

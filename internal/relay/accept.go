@@ -97,13 +97,20 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	}
 	client := o.client.Addr()
 	targets, why := admit(ru, client)
-	spare.Close()
 	if why != "" {
+		spare.Close()
 		r.turnAway(ru, c, why, nil)
 		return
 	}
 	if ru.keepalive != e.inherited || !sock.Inherits {
 		keepalive(c, ru.f.Policy.Keepalive)
+	}
+	c, targets, why, p := r.greet(ru, c, &o, targets)
+	spare.Close()
+	if why != "" {
+		ru.leave(client)
+		r.turnAway(ru, c, why, p)
+		return
 	}
 	t, to, why, err := r.dial(b, &o, ru.order(targets, client))
 	if err != nil {
@@ -117,7 +124,8 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	if !r.cfg.Goroutines && ru.bandwidth.up == nil && r.engine.carry(id, ru, to, &o, c, t) {
 		return
 	}
-	fc := &conn{r: r, id: id, rule: ru, to: to, from: o.client, at: o.local, client: c, target: t}
+	fc := &conn{r: r, id: id, rule: ru, to: to, from: o.client, at: o.local, name: o.asked.what(), client: c, target: t}
+	fc.in.Store(int64(len(o.head)))
 	fc.start()
 }
 

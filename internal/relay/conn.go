@@ -22,6 +22,7 @@ type conn struct {
 	rule           *rule
 	to             *target
 	from, at       netip.AddrPort // the client and what it asked; zero for unix sockets
+	name           string         // that it asked for
 	client, target net.Conn
 	up, down       pump // from the client, from the target
 	in, out        atomic.Int64
@@ -52,6 +53,7 @@ func (c *conn) start() {
 	}
 	c.began = time.Now()
 	c.moved = c.began
+	m.In.Add(c.in.Load()) // what the target was told before
 	m.Flows.Add(1)
 	m.Active.Add(1)
 	// Told before anybody can end it, so that its end is told afterwards.
@@ -172,6 +174,7 @@ func (c *conn) describe() fairlead.Conn {
 		Client:  endText(c.from, c.client.RemoteAddr()),
 		Local:   endText(c.at, c.client.LocalAddr()),
 		Target:  addrText(c.target.RemoteAddr()),
+		Asked:   c.name,
 		Began:   c.began,
 		In:      c.in.Load(),
 		Out:     c.out.Load(),

@@ -67,8 +67,10 @@ func (g *engine) carry(id uint64, ru *rule, to *target, o *origin, client, serve
 	p := &pair{
 		l: l, id: id, rule: ru, to: to, fd: [2]int{cfd, tfd}, began: time.Now(),
 		slot:   -1,
-		client: o.client, local: o.local, target: sock.AddrPort(t.RemoteAddr()),
+		client: o.client, local: o.local, target: sock.AddrPort(t.RemoteAddr()), name: o.asked.what(),
 	}
+	p.moved[0].Store(int64(len(o.head))) // the target has it already
+	ru.meter.In.Add(int64(len(o.head)))
 	p.movedAt = p.began
 	ru.meter.Flows.Add(1)
 	ru.meter.Active.Add(1)
@@ -107,6 +109,7 @@ type pair struct {
 	to                    *target
 	began                 time.Time
 	client, local, target netip.AddrPort
+	name                  string // that the client asked for
 
 	fd    [2]int     // of the client and of the target
 	dir   [2]halfway // from the client, from the target
@@ -693,7 +696,7 @@ func (p *pair) matches(m fairlead.Match) bool {
 func (p *pair) describe() fairlead.Conn {
 	d := fairlead.Conn{
 		ID: idText(p.id), Forward: p.rule.f.Name, Network: "tcp",
-		Client: p.client.String(), Local: p.local.String(), Target: p.target.String(),
+		Client: p.client.String(), Local: p.local.String(), Target: p.target.String(), Asked: p.name,
 		Began: p.began, In: p.moved[0].Load(), Out: p.moved[1].Load(),
 	}
 	switch p.ended.Load() {

@@ -32,6 +32,9 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 			return fairlead.Problemf(fairlead.CodeRangeMismatch, "a unix socket leads to one port, and %s has several", t.Dest())
 		}
 	}
+	if front := f.Policy.Front; !fronted(f) {
+		return fairlead.Problemf(fairlead.CodeIncomplete, "front %s chooses among targets, and none has %q behind it", front, front)
+	}
 	for _, c := range conditions {
 		if word := c.said(f); word != "" {
 			return fairlead.Problemf(fairlead.CodeCannotHonour, "this version cannot carry forward with %q yet", word)
@@ -64,7 +67,9 @@ var conditions = []condition{
 	{word: "by", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.By, "by", "auto", Name) }},
 	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
 	{word: "check", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Check.How, "check", "off", "tcp", "http") }},
-	never("front", func(p *fairlead.Policy) bool { return p.Front != "" }),
+	{word: "front", some: true, said: func(f *fairlead.Forward) string {
+		return unless(f.Policy.Front, "front", "sni", "http-host", "alpn", "protocol")
+	}},
 	{word: "accept-proxy", some: true, said: func(f *fairlead.Forward) string {
 		if len(f.Policy.AcceptProxy) > 0 && f.At.Net&fairlead.UDP != 0 {
 			return "accept-proxy on UDP"
@@ -86,10 +91,10 @@ var conditions = []condition{
 	never("publish", func(p *fairlead.Policy) bool { return p.Publish }),
 	never("pac", func(p *fairlead.Policy) bool { return p.PAC != "" }),
 	never("user", func(p *fairlead.Policy) bool { return len(p.Users) > 0 }),
-	{word: "sni", said: func(f *fairlead.Forward) string {
+	{word: "sni", some: true, said: func(f *fairlead.Forward) string {
 		for i := range f.To {
-			if len(f.To[i].SNI) > 0 {
-				return "sni"
+			if conditionsOf(&f.To[i]) != 0 && f.At.Net&fairlead.UDP != 0 {
+				return "conditions on what clients say, on UDP"
 			}
 		}
 		return ""

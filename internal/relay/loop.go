@@ -29,7 +29,7 @@ func (r *Relay) loops(ctx context.Context, network string, b *binding, t *target
 		if at = e.rule.Load(); at.rule == b.rule && at.port == b.port {
 			return true
 		}
-		if t = at.rule.targets[0]; len(t.t.From) > 0 {
+		if t = at.rule.targets[0]; len(t.t.From) > 0 || at.rule.routed {
 			return false // it depends on the client
 		}
 	}

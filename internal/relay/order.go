@@ -67,6 +67,9 @@ func (ru *rule) fill() {
 // else's. Clients of unix sockets have no address and belong to everybody.
 func (ru *rule) choose(client netip.Addr) []*target {
 	p := ru.pool.Load()
+	if ru.routed {
+		return p.candidates(client)
+	}
 	if p.plain {
 		return p.ready
 	}

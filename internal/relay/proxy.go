@@ -22,6 +22,9 @@ const headerTime = 5 * time.Second
 type origin struct {
 	client, local netip.AddrPort // zero for unix sockets
 	tlvs          []proxyproto.TLV
+
+	asked asked  // what they ask for, where a target depends on it
+	head  []byte // what was read of them on that account; the target's first bytes
 }
 
 func originOf(c net.Conn) origin {
@@ -87,9 +90,11 @@ func (o *origin) header(version int, network string) ([]byte, error) {
 	return nil, nil
 }
 
-// introduce tells a freshly dialed target who the client is.
+// introduce tells a freshly dialed target who the client is, and what it has
+// said already.
 func (ru *rule) introduce(t net.Conn, o *origin) error {
 	b, err := o.header(ru.f.Policy.ProxyProtocol, "tcp")
+	b = append(b, o.head...)
 	if err != nil || len(b) == 0 {
 		return err
 	}

@@ -31,6 +31,9 @@ type rule struct {
 
 	connect, idle, udpIdle, linger, lifetime, keepalive time.Duration // 0: no limit
 
+	routed   bool          // a target depends on what the client asks for
+	greeting time.Duration // that it may take to say so
+
 	bandwidth throttles
 	arrivals  *bucket // new connections; nil: no limit
 
@@ -66,6 +69,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		lifetime:  orDefault(f.Policy.MaxLifetime, 0),
 		keepalive: orDefault(f.Policy.Keepalive, sock.DefaultKeepalive),
 	}
+	ru.greeting = orDefault(f.Policy.Greet, defaultGreet)
 	ru.bandwidth = newThrottles(f.Policy.Bandwidth)
 	if f.Policy.Rate > 0 {
 		ru.arrivals = newBucket(float64(f.Policy.Rate), time.Second)
@@ -85,6 +89,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		if was != nil {
 			t.inherit(was.targets)
 		}
+		ru.routed = ru.routed || conditionsOf(t.t) != 0
 		ru.targets = append(ru.targets, t)
 	}
 	ru.draw = rand.Float64

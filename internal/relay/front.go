@@ -1,0 +1,163 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"fairlead"
+	"fairlead/internal/wire/sniff"
+)
+
+// defaultGreet is how long a client may take to say what it asks for, where
+// the sentence says nothing. Whoever waits for the server to speak first waits
+// as long.
+const defaultGreet = 3 * time.Second
+
+// An asked is what a client asks for, as far as a target depends on it.
+type asked struct {
+	protocol string   // a word of package sniff; "" where nobody wanted to know
+	name     string   // server name of TLS; "" for none
+	alpn     []string // protocols offered within TLS, in the client's order
+	host     string   // of HTTP; "" for none
+}
+
+// what is the name asked for, for people.
+func (a *asked) what() string {
+	if a.name != "" {
+		return a.name
+	}
+	return a.host
+}
+
+// facts are things about a client that a target may depend on.
+type facts uint8
+
+// The facts, the one that says most about a client last.
+const (
+	protocolFact facts = 1 << iota
+	alpnFact
+	hostFact
+	nameFact
+)
+
+// greet learns what the client asks for, when its target depends on that, and
+// returns the targets for it. It notes in o what it learnt, and what it read
+// of c, which belongs to the target. It waits for no byte when all of targets
+// take every client. With a reason the client is to be turned away.
+//
+// The connection returned is the one to carry on with: c itself, or what c
+// became.
+func (r *Relay) greet(ru *rule, c net.Conn, o *origin, targets []*target) (net.Conn, []*target, fairlead.Reason, *fairlead.Problem) {
+	wanted := wants(targets)
+	if wanted == 0 {
+		return c, targets, "", nil
+	}
+	if why, p := r.hear(ru, c, o, wanted); why != "" {
+		return c, nil, why, p
+	}
+	targets, why := route(targets, o.client.Addr(), &o.asked)
+	if why == fairlead.NoMatch {
+		return c, nil, why, noMatch(o)
+	}
+	return c, targets, why, nil
+}
+
+// hear reads from c until what is wanted is known.
+func (r *Relay) hear(ru *rule, c net.Conn, o *origin, wanted facts) (fairlead.Reason, *fairlead.Problem) {
+	c.SetReadDeadline(time.Now().Add(ru.greeting))
+	defer c.SetReadDeadline(time.Time{})
+	stop := context.AfterFunc(r.ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	known := error(sniff.ErrShort)
+	for {
+		o.head = slices.Grow(o.head, max(1024, 3*len(o.head)))
+		n, err := c.Read(o.head[len(o.head):min(cap(o.head), sniff.Limit)])
+		o.head = o.head[:len(o.head)+n]
+		if n > 0 {
+			known = o.asked.learn(o.head, wanted)
+		}
+		switch {
+		case known == nil:
+			return "", nil
+		case known != sniff.ErrShort:
+			return fairlead.NoGreeting, badGreeting(o, known)
+		case err == nil:
+		case r.ctx.Err() != nil:
+			return fairlead.Shutdown, nil
+		case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
+			if o.asked.settle(o.head) {
+				return "", nil
+			}
+			return fairlead.NoGreeting, badGreeting(o, known)
+		case isReset(err):
+			return fairlead.ClientReset, nil
+		case isVanished(err):
+			return fairlead.ClientVanished, nil
+		default:
+			return fairlead.Failed, fairlead.AsProblem(err)
+		}
+	}
+}
+
+// learn takes from the first bytes of a client what is wanted. Like the
+// functions of package sniff it answers ErrShort until more bytes make no
+// difference.
+func (a *asked) learn(head []byte, wanted facts) error {
+	if a.protocol == "" {
+		var err error
+		if a.protocol, err = sniff.Protocol(head); err != nil {
+			return err
+		}
+	}
+	switch {
+	case a.protocol == sniff.TLS && wanted&(nameFact|alpnFact) != 0:
+		h, err := sniff.ClientHello(head)
+		if err != nil {
+			return err
+		}
+		a.name, a.alpn = h.Name, h.ALPN
+	case a.protocol == sniff.HTTP && wanted&hostFact != 0:
+		h, err := sniff.HTTPHead(head)
+		if err != nil {
+			return err
+		}
+		a.host = h.Host
+	}
+	return nil
+}
+
+// settle decides about a client that says no more. One that has said nothing
+// may wait for its server, and has no protocol that could be told; one that
+// stopped within a hello or a head is not to be understood.
+func (a *asked) settle(head []byte) bool {
+	if a.protocol == "" {
+		a.protocol = sniff.Other
+	}
+	return a.protocol == sniff.Other
+}
+
+// noMatch is why a client that asks for something unknown is turned away.
+func noMatch(o *origin) *fairlead.Problem {
+	var p *fairlead.Problem
+	switch a := &o.asked; {
+	case len(o.head) == 0:
+		p = fairlead.Problemf(fairlead.CodeNoMatch, "no target takes %s, who says nothing", o.client.Addr())
+	case a.what() != "":
+		p = fairlead.Problemf(fairlead.CodeNoMatch, "no target takes %s, who asks for %s", o.client.Addr(), a.what())
+	default:
+		p = fairlead.Problemf(fairlead.CodeNoMatch, "no target takes %s, who speaks %s", o.client.Addr(), a.protocol)
+	}
+	return p
+}
+
+// badGreeting is why a client that is not understood is turned away.
+func badGreeting(o *origin, err error) *fairlead.Problem {
+	p := fairlead.Problemf(fairlead.CodeGreeting, "%s did not say what it asks for: %v", o.client.Addr(), err)
+	p.Err = err
+	return p
+}
