@@ -140,6 +140,7 @@ const (
 	NoGreeting     Reason = "no-greeting" // the client did not say what it asks for
 	NoMatch        Reason = "no-match"    // no target takes what the client asks for
 	NameUnknown    Reason = "name-unknown"
+	NoTLS          Reason = "no-tls"      // the TLS handshake with the client or the target failed
 	Refused        Reason = "refused"     // the target answered with a reset
 	Unreachable    Reason = "unreachable" // no route, or its router said so
 	DialTimeout    Reason = "timeout"     // the target did not answer in time

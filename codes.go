@@ -20,6 +20,12 @@ const (
 	CodeNoRest        Code = "FL-125"
 	CodeBeingSetUp    Code = "FL-130"
 	CodeTimeOver      Code = "FL-131"
+	CodeCertificate   Code = "FL-140"
+	CodeCertExpires   Code = "FL-141"
+	CodeCertOld       Code = "FL-142"
+	CodeKeyOpen       Code = "FL-143"
+	CodeNoHandshake   Code = "FL-144"
+	CodeACME          Code = "FL-145"
 
 	CodeTargetRefuses     Code = "FL-201"
 	CodeTargetSilent      Code = "FL-202"
@@ -30,6 +36,12 @@ const (
 	CodeNameFamily        Code = "FL-211"
 	CodeNameServer        Code = "FL-212"
 	CodeLoop              Code = "FL-220"
+	CodeTargetTLS         Code = "FL-230"
+	CodeTargetUntrusted   Code = "FL-231"
+	CodeTargetOtherName   Code = "FL-232"
+	CodeTargetExpired     Code = "FL-233"
+	CodeTargetPlain       Code = "FL-234"
+	CodeTargetWantsCert   Code = "FL-235"
 
 	CodeUnknownWord    Code = "FL-301"
 	CodeUnknownKind    Code = "FL-302"
@@ -126,6 +138,20 @@ A target without a condition takes the rest: forward :443 to web:443 sni www.exa
 		`The forward was wished a moment ago and is not listened at yet. It follows by itself.`},
 	{CodeTimeOver, "the forward's time is over",
 		`The forward was wished "for" a time, counted from when it was first made, and that time has passed. Change its sentence, or take "for" out, to begin anew.`},
+	{CodeCertificate, "a certificate or its key cannot be used",
+		`A file that the sentence names for TLS cannot be read, is no PEM file, or does not belong to the others: the key is another certificate's, or a file of authorities holds no certificate. The forward does not listen until the files are right; it looks again by itself.
+
+A certificate's file holds the certificate and behind it those of the authorities between it and a root. The key may stand in the same file, or in one that "tls-key" (or "target-key") names. Keys with a password are not supported.`},
+	{CodeCertExpires, "a certificate has expired or soon will",
+		`Clients refuse an expired certificate. Renew it; the new files are taken up within seconds, without a restart and without cutting a connection. It is told from 14 days before the end on, for certificates with a short life from the last quarter of it.`},
+	{CodeCertOld, "new certificate files are broken, the old certificate stays in service",
+		`The files changed, and what is in them now cannot be used. Connections go on with what was read before. Between the moments at which a certificate and its key are replaced this is told in vain; it goes away when both are there.`},
+	{CodeKeyOpen, "a private key can be read by every user of this machine",
+		`Whoever can read the key can pretend to be this service. Take the right away with chmod, and have the key renewed if strangers use this machine.`},
+	{CodeNoHandshake, "a client did not come to a TLS connection",
+		`The client sent something else than TLS, did not finish the handshake within ten seconds, offered no version from 1.2 on or no protocol that "tls-alpn" names, did not accept the certificate, or did not show one of its own that "tls-client-ca" demands. The message has what was seen. Nothing of such a client reaches a target.`},
+	{CodeACME, "the ACME authority gave no certificate",
+		`The authority checks that the name leads here by connecting to port 443 of its addresses (challenge TLS-ALPN-01), so this forward has to be reached there: directly, or through routers and forwards that pass the connection on as it is. The message has the authority's words. It is tried again with growing pauses; authorities limit how often one may fail.`},
 
 	{CodeTargetRefuses, "the target refuses connections",
 		`The target's machine answered with a reset: it is up, and nothing listens at that port (or its firewall rejects). Clients see the same: their connections are reset.
@@ -147,6 +173,20 @@ Start the service, or correct the target's port. The forward stays active; while
 		`The lookup failed on the way: the name server is unreachable or in trouble. This says nothing about whether the name exists. It is tried again.`},
 	{CodeLoop, "a forward leads to itself",
 		`The target is an address and port at which the same forward listens. Each connection would open another one, without end.`},
+	{CodeTargetTLS, "the TLS handshake with the target failed",
+		`The target accepted the connection, and no TLS connection came about for a reason that has no page of its own; the message has what was seen. Clients are reset, as when the target refuses.`},
+	{CodeTargetUntrusted, "the target's certificate is signed by nobody that is trusted here",
+		`The certificate was issued by an authority that this machine does not know, often the organisation's own, or it is signed by itself. Have the authority's certificate in a file, and name that with "target-ca". A certificate that is signed by itself is its own authority.
+
+"target-tls insecure" asks for no proof at all: whoever sits between here and the target can then read and change everything.`},
+	{CodeTargetOtherName, "the target's certificate is for another name",
+		`The name that was asked for, the target's host unless "target-name" says another, is not among the names in its certificate. Say one of those with "target-name", if that is who the target is supposed to be.`},
+	{CodeTargetExpired, "the target's certificate is not valid at this time",
+		`It has expired, or is not valid yet. Have it renewed on the target. When many certificates seem to have expired, look at this machine's clock.`},
+	{CodeTargetPlain, "the target does not speak TLS",
+		`The first bytes of the target were no TLS. Perhaps another of its ports speaks TLS, or the protocol begins in plain text and turns to TLS later (STARTTLS), which a forwarder cannot do for it. Without "target-tls" the forward speaks with it in plain text.`},
+	{CodeTargetWantsCert, "the target demands a client certificate",
+		`The target accepts only clients that prove who they are (mutual TLS). Name our certificate with "target-cert" and its key with "target-key"; it has to be signed by an authority that the target trusts.`},
 
 	{CodeUnknownWord, "unknown modifier or directive",
 		`A word in the sentence is not one that the grammar knows. "fairlead help grammar" lists them all.`},

@@ -31,6 +31,8 @@ type Policy struct {
 	Unguarded     bool
 	SocketMode    uint32 // permission bits of a unix socket listened at; 0: 0600
 
+	TLS TLS
+
 	// Which of several targets.
 	Choose    string // "", "failover", "round-robin", …
 	Check     Check

@@ -231,7 +231,7 @@ var forwardFields = func() []string {
 	names := []string{"name", "expr", "kind", "listen", "to", "users"}
 	for i := range modifiers {
 		switch modifiers[i].Word {
-		case "sni", "user", "agent", "may":
+		case "sni", "user", "agent", "may", "tls-key":
 		default:
 			names = append(names, modifiers[i].Word)
 		}
@@ -399,7 +399,16 @@ func (d *decoder) modifier(mod *Modifier, m member) (toks []token) {
 			toks = append(toks, word, t)
 		}
 		return toks
-	case opensField, sourceField:
+	case certField:
+		return d.certs(word, n)
+	case targetTLSField:
+		switch n.kind {
+		case 't':
+			return []token{word}
+		case 'f':
+			return nil
+		}
+	case opensField, sourceField, textsField:
 		return append([]token{word}, commas(d.values(n))...)
 	case pacField:
 		switch {
@@ -439,6 +448,34 @@ func (d *decoder) modifier(mod *Modifier, m member) (toks []token) {
 		t.text += c.unit
 	}
 	return []token{word, t}
+}
+
+// certs are certificates, each a file, or an object with those of the
+// certificate and of its key.
+func (d *decoder) certs(word token, n *node) (toks []token) {
+	items := []*node{n}
+	if n.kind == '[' {
+		items = n.items
+	}
+	for _, item := range items {
+		if item.kind != '{' {
+			if t, ok := d.value(item); ok {
+				toks = append(toks, word, t)
+			}
+			continue
+		}
+		if !d.object(item, []string{"cert", "key"}) || !d.has(item, "cert") {
+			return nil
+		}
+		for _, name := range [...]string{"cert", "key"} {
+			if m := item.member(name); m != nil {
+				if t, ok := d.value(m); ok {
+					toks = append(toks, m.word("tls-"+name), t)
+				}
+			}
+		}
+	}
+	return toks
 }
 
 // user is one user with its grants.

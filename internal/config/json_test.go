@@ -33,6 +33,8 @@ seven: trigger 7 opens 1, 2-3/udp on lan
 eight: tunnel on :11 key /k
 nine:  share br0 to wan unguarded
 ten:   forward 77 to x check off idle off
+tls:   forward 78 to x tls-cert /a tls-key "/k k" tls-cert /b tls-client-ca /ca tls-alpn h2,http/1.1 target-tls target-name y target-ca /ca target-cert /c target-key /k
+acme:  forward 79 to x tls-acme a.net tls-acme b.net acme-directory https://ca.net/d acme-email o@a.net acme-ca /r target-tls insecure
 `
 
 func bothWays(t *testing.T, file *File) {

@@ -51,6 +51,7 @@ const (
 
 	everyKind = isTunnel<<1 - 1
 	proxies   = isForward | isLocal | isRemote | isDynamic // conversations in this process
+	securable = isForward | isLocal | isRemote             // whose clients and targets may speak TLS
 	servers   = isSSHD | isTunnel
 )
 

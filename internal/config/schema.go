@@ -3,6 +3,8 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+
+	"fairlead"
 )
 
 // Schema is the JSON Schema (draft 2020-12) of a configuration as JSON. It is
@@ -99,7 +101,7 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 		return object{"type": []string{"integer", "string"}}
 	case markField:
 		return object{"type": []string{"integer", "string"}}
-	case prefixes, fromField, opensField, sourceField:
+	case prefixes, fromField, opensField, sourceField, textsField:
 		return object{"oneOf": texts["oneOf"]}
 	case checkField:
 		return object{"oneOf": []any{
@@ -107,9 +109,16 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 			object{"type": "object", "properties": object{"how": object{"enum": m.Choices}, "every": object{"type": "string"}},
 				"required": []string{"how"}, "additionalProperties": false},
 		}}
+	case certField:
+		one := []any{object{"type": "string"}, object{"type": "object",
+			"properties": object{"cert": object{"type": "string"}, "key": object{"type": "string"}},
+			"required":   []string{"cert"}, "additionalProperties": false}}
+		return object{"oneOf": append(one, object{"type": "array", "items": object{"oneOf": one}})}
+	case targetTLSField:
+		return object{"enum": []any{true, false, fairlead.TargetVerify, fairlead.TargetInsecure}}
 	case pacField:
 		return object{"enum": []any{true, false, "kill-switch"}}
-	case sniField, userField, mayField:
+	case sniField, userField, mayField, certKeyField:
 		return nil
 	}
 	return object{"type": "string"}

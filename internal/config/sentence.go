@@ -319,6 +319,7 @@ func (p *parser) complete(f *fairlead.Forward) {
 		p.bad(fairlead.CodeSyntax, p.at, "%s knows ports only, no unix sockets", k.Kind)
 	default:
 		p.loop(f)
+		p.secured(f)
 	}
 }
 

@@ -76,6 +76,12 @@ func TestSentencesAreReadAndPrinted(t *testing.T) {
 		{"forward 1 to a bandwidth 10MB/s", "forward 1 to a bandwidth 10MB/s"},
 		{"forward 1 to a bandwidth 10MiB", "forward 1 to a bandwidth 10MiB/s"},
 		{"forward 1 to a bandwidth 1500B", "forward 1 to a bandwidth 1500B/s"},
+		{"forward 1 to a tls-cert /a tls-key /k tls-cert /b tls-client-ca /ca tls-alpn h2, http/1.1 tls-acme a.net,b.net acme-email o@a.net",
+			"forward 1 to a tls-cert /a tls-key /k tls-cert /b tls-client-ca /ca tls-alpn h2,http/1.1 tls-acme a.net tls-acme b.net acme-email o@a.net"},
+		{"forward 1 to a target-tls target-name b target-ca /ca target-cert /c target-key /k",
+			"forward 1 to a target-tls target-name b target-ca /ca target-cert /c target-key /k"},
+		{"forward 1 to a target-tls verify idle 2s", "forward 1 to a target-tls idle 2s"},
+		{"forward 1 to a target-tls insecure", "forward 1 to a target-tls insecure"},
 		{"forward 1 idle 2s to a disabled", "forward 1 to a idle 2s disabled"},
 		{"forward 1 to a { idle 2s }", "forward 1 to a idle 2s"},
 		{"web: forward 1 to a # comment", "forward 1 to a"},
@@ -99,13 +105,16 @@ func TestEveryModifierIsReadByAKindThatKnowsIt(t *testing.T) {
 		"max-conns-per-source": "1", "rate": "1/s", "accept-proxy": "10.0.0.0/8", "source": "keep", "mark": "1", "mode": "660",
 		"connect": "1s", "idle": "1s", "linger": "1s", "max-lifetime": "1s", "keepalive": "1s", "for": "1s",
 		"bandwidth": "1KB/s", "check": "tcp", "key": "/k", "on": "lan",
+		"tls-cert": "/c", "tls-client-ca": "/ca tls-cert /c", "tls-alpn": "h2,http/1.1 tls-cert /c", "tls-acme": "a.net",
+		"acme-directory": "https://a.net/dir tls-acme a.net", "acme-email": "ops@a.net tls-acme a.net", "acme-ca": "/ca tls-acme a.net",
+		"target-name": "a.net target-tls", "target-ca": "/ca target-tls", "target-cert": "/c target-tls", "target-key": "/k target-tls target-cert /c",
 	}
 	for _, m := range Modifiers() {
 		if m.Help == "" || strings.HasSuffix(m.Help, ".") || len(m.Kinds) == 0 {
 			t.Errorf("%s: a modifier has a help without a full stop, and kinds", m.Word)
 		}
-		if m.Word == "may" {
-			continue
+		if m.Word == "may" || m.Word == "tls-key" {
+			continue // they stand behind another one
 		}
 		v := value[m.Word]
 		if v == "" && len(m.Choices) > 0 {
@@ -184,6 +193,9 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"forward 1 to ::1", "FL-305", "::1", 14, "::1 is ambiguous; write [::]:1", "or [::1] for all of it", false},
 		{"forward 1 to fe80::a", "FL-305", "fe80::a", 14, "an IPv6 address needs brackets; write [fe80::a]", "", false},
 		{"forward 2001:db8::1:80 to x", "FL-305", "2001:db8::1:80", 9, "2001:db8::1:80 is ambiguous; write [2001:db8::1]:80", "or [2001:db8::1:80] for all of it", false},
+		{"forward 1 to x tls-key /k", "FL-307", "tls-key", 16, `"tls-key" stands behind its tls-cert`, "tls-cert FILE tls-key /k", false},
+		{"forward 1 to x target-ca /ca", "FL-320", "", 29, `target-ca says nothing without "target-tls"`, "target-tls", false},
+		{"forward 1 to x tls-acme *.a.net", "FL-308", "*.a.net", 25, `"*.a.net" is not a name to get a certificate for`, "a name for all others needs a challenge over DNS, which is not supported", false},
 		{"forward 65536 to x", "FL-306", "65536", 9, `"65536" is not a port; ports are 1 to 65535`, "", false},
 		{"forward 0 to x", "FL-306", "0", 9, `"0" is not a port; ports are 1 to 65535`, "", false},
 		{"forward -1 to x", "FL-306", "-1", 9, `"-1" is not a port; ports are 1 to 65535`, "", false},

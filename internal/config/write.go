@@ -223,8 +223,31 @@ func (w *jsonWriter) modifiers(f *fairlead.Forward) {
 			}
 		case keyField:
 			w.field(m.Word, f.Policy.KeyFile)
+		case certField:
+			w.certs(m.Word, f.Policy.TLS.Certs)
+		case textField:
+			w.field(m.Word, *field.at(f))
+		case textsField:
+			w.strings(m.Word, *field.at(f))
+		case targetTLSField:
+			w.field(m.Word, f.Policy.TLS.Target)
 		}
 	}
+}
+
+func (w *jsonWriter) certs(word string, list []fairlead.Certificate) {
+	w.key(word)
+	w.open('[')
+	for _, c := range list {
+		w.item()
+		w.open('{')
+		w.field("cert", c.Cert)
+		if c.Key != "" {
+			w.field("key", c.Key)
+		}
+		w.close('}')
+	}
+	w.close(']')
 }
 
 func (w *jsonWriter) users(users []fairlead.User) {

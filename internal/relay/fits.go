@@ -82,6 +82,8 @@ var conditions = []condition{
 		}
 		return ""
 	}},
+	never("tls-cert", func(p *fairlead.Policy) bool { return p.TLS.Terminates() }),
+	never("target-tls", func(p *fairlead.Policy) bool { return p.TLS.Originates() }),
 	never("source", func(p *fairlead.Policy) bool { return p.Source != "" }),
 	never("mark", func(p *fairlead.Policy) bool { return p.Mark != 0 }),
 	never("masquerade", func(p *fairlead.Policy) bool { return p.Masquerade }),
