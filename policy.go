@@ -1,7 +1,9 @@
 package fairlead
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -12,9 +14,13 @@ type Policy struct {
 	// Who.
 	Allow             []netip.Prefix // kinds without a target; empty: everybody
 	Deny              []netip.Prefix
-	MaxConns          int // at a time
-	MaxConnsPerSource int // at a time, from one address (IPv6: one /64)
-	Rate              int // new connections a second
+	MaxConns          int           // at a time
+	MaxConnsPerSource int           // at a time, from one address (IPv6: one /64)
+	Rate              int           // new connections a second
+	RatePerSource     int           // the same from one address (IPv6: one /64)
+	Queue             time.Duration // how long a client waits for its turn when a limit above is reached; 0: not at all
+	MaxQueue          int           // clients that wait at a time
+	Schedule          []Window      // when new connections are let in; empty: always
 
 	// How.
 	By            string // "", "auto", "relay", "kernel"
@@ -46,7 +52,10 @@ type Policy struct {
 	MaxLifetime time.Duration
 	Keepalive   time.Duration // silence after which a peer is asked whether it lives
 	For         time.Duration // life of the forward itself
-	Bandwidth   int64         // bytes a second
+
+	// Bytes a second: of the forward, of each connection, and of one address
+	// (IPv6: one /64) together.
+	Bandwidth, BandwidthPerConn, BandwidthPerSource Bandwidth
 
 	// Kinds of their own.
 	PAC     string // "", "on", "kill-switch" (dynamic)
@@ -56,6 +65,51 @@ type Policy struct {
 
 // Off as a duration switches a limit off that would hold otherwise.
 const Off time.Duration = -1
+
+// A Bandwidth is bytes a second for each direction by itself, 0 for no limit.
+type Bandwidth struct {
+	Up   int64 // from clients to targets
+	Down int64 // from targets to clients
+}
+
+// A Window is a time of the day, in the time zone of the machine, on some days
+// of the week.
+type Window struct {
+	Days     uint8 // bit 0 is Sunday, as in time.Weekday; never 0
+	From, To int   // minutes since midnight, To ≤ 1440; To < From lasts into the next day
+}
+
+// EveryDay are the Days of a window that names none.
+const EveryDay uint8 = 1<<7 - 1
+
+// String is the window as written in a sentence, always with its days:
+// "mon-fri 08:00-18:00".
+func (w Window) String() string {
+	return fmt.Sprintf("%s %02d:%02d-%02d:%02d", dayList(w.Days), w.From/60, w.From%60, w.To/60, w.To%60)
+}
+
+// dayList is days from Monday on, three or more in a row as a range.
+func dayList(set uint8) string {
+	names := [...]string{"mon", "tue", "wed", "thu", "fri", "sat", "sun"}
+	has := func(i int) bool { return i < len(names) && set&(1<<((i+1)%7)) != 0 }
+	var list []string
+	for i := 0; i < len(names); i++ {
+		if !has(i) {
+			continue
+		}
+		last := i
+		for has(last + 1) {
+			last++
+		}
+		if last-i < 2 {
+			list = append(list, names[i])
+			continue
+		}
+		list = append(list, names[i]+"-"+names[last])
+		i = last
+	}
+	return strings.Join(list, ",")
+}
 
 // A Check asks a target regularly whether it serves.
 type Check struct {

@@ -541,40 +541,6 @@ func (checkField) print(b []byte, word string, f *fairlead.Forward) []byte {
 	return b
 }
 
-// bandwidthField is a size a second.
-type bandwidthField struct{}
-
-func (bandwidthField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) bool {
-	t, ok := p.value(word, m.Value)
-	if !ok {
-		return false
-	}
-	n, ok := parseSize(t.text)
-	if ok {
-		f.Policy.Bandwidth = n
-		return true
-	}
-	number := strings.TrimRight(strings.TrimSuffix(t.text, "/s"), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-	unit := strings.TrimSuffix(t.text, "/s")[len(number):]
-	form := "write it as 64KB/s, 10MB/s or 1GiB/s"
-	if isNumber(number) {
-		if unit == "" {
-			form = "did you mean " + number + "MB/s?"
-		} else if s := nearest(unit, sizeWords); s != "" {
-			form = "did you mean " + number + s + "/s?"
-		}
-	}
-	p.badValue(t, "a bandwidth", form)
-	return false
-}
-
-func (bandwidthField) said(f *fairlead.Forward) bool   { return f.Policy.Bandwidth != 0 }
-func (bandwidthField) copy(to, from *fairlead.Forward) { to.Policy.Bandwidth = from.Policy.Bandwidth }
-
-func (bandwidthField) print(b []byte, word string, f *fairlead.Forward) []byte {
-	return append(appendSize(append(append(append(b, ' '), word...), ' '), f.Policy.Bandwidth), "/s"...)
-}
-
 // pacField is "pac" or "pac kill-switch".
 type pacField struct{}
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"strings"
 
 	"fairlead"
 )
@@ -142,6 +143,26 @@ func (d *decoder) values(n *node) (toks []token) {
 	for _, item := range items {
 		if t, ok := d.value(item); ok {
 			toks = append(toks, t)
+		}
+	}
+	return toks
+}
+
+// words are the values of n as a sentence would have them: each of them may
+// hold several words, and there is a comma between one and the next.
+func (d *decoder) words(n *node) (toks []token) {
+	for i, t := range d.values(n) {
+		if i > 0 {
+			toks = append(toks, token{text: ",", kind: tokenComma, off: t.off, end: t.off})
+		}
+		for _, s := range strings.Fields(strings.ReplaceAll(t.text, ",", " , ")) {
+			if s == "," {
+				toks = append(toks, token{text: s, kind: tokenComma, off: t.off, end: t.off})
+				continue
+			}
+			w := t
+			w.text = s
+			toks = append(toks, w)
 		}
 	}
 	return toks
@@ -410,6 +431,34 @@ func (d *decoder) modifier(mod *Modifier, m member) (toks []token) {
 		}
 	case opensField, sourceField, textsField:
 		return append([]token{word}, commas(d.values(n))...)
+	case bandwidthField:
+		if n.kind != '{' {
+			return append([]token{word}, d.words(n)...)
+		}
+		if !d.object(n, []string{"up", "down"}) {
+			return nil
+		}
+		for _, way := range [...]string{"up", "down"} {
+			v := n.member(way)
+			if v == nil {
+				continue
+			}
+			t, ok := d.value(v)
+			if !ok {
+				return nil
+			}
+			if len(toks) > 0 {
+				toks = append(toks, token{text: ",", kind: tokenComma, off: t.off, end: t.off})
+			}
+			toks = append(toks, t, v.word(way))
+		}
+		if len(toks) == 0 {
+			d.bad(n, "%s has neither up nor down", shown(n.path))
+			return nil
+		}
+		return append([]token{word}, toks...)
+	case scheduleField:
+		return append([]token{word}, d.words(n)...)
 	case pacField:
 		switch {
 		case n.kind == 't':

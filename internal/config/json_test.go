@@ -32,6 +32,7 @@ six:   nat wan:8 to x masquerade claim alg ftp allow-in docker by kernel policy 
 seven: trigger 7 opens 1, 2-3/udp on lan
 eight: tunnel on :11 key /k
 nine:  share br0 to wan unguarded
+limits: forward 78 to x rate-per-source 5/s queue 5s max-queue 9 schedule mon-fri 08:00-18:00, sat,sun 22:00-06:00 bandwidth 1MB/s up, 2MB/s down bandwidth-per-conn 3MB/s bandwidth-per-source 4MB/s down
 ten:   forward 77 to x check off idle off
 tls:   forward 78 to x tls-cert /a tls-key "/k k" tls-cert /b tls-client-ca /ca tls-alpn h2,http/1.1 target-tls target-name y target-ca /ca target-cert /c target-key /k
 acme:  forward 79 to x tls-acme a.net tls-acme b.net acme-directory https://ca.net/d acme-email o@a.net acme-ca /r target-tls insecure
@@ -98,6 +99,7 @@ func TestJSONTakesSentencesAndShortForms(t *testing.T) {
   "forwards": [
     {"name": "a", "expr": "forward 8080 to x:80 idle 2s"},
     {"name": "b", "kind": "forward", "listen": 8081, "to": "y", "max-conns": 5, "rate": 7, "publish": false, "mark": 9},
+    {"name": "limits", "kind": "forward", "listen": 8084, "to": "y", "schedule": "mon-fri 08:00-18:00, sat 10:00-14:00", "bandwidth": "1MB/s up, 2MB/s down", "bandwidth-per-conn": {"down": "3MB/s"}},
     {"name": "c", "kind": "forward", "listen": "8082", "to": ["y", {"dest": "z", "from": "10.0.0.0/8"}], "check": "tcp"},
     {"name": "d", "kind": "nat", "listen": "wan:1", "to": {"dest": "y\u002enet"}, "deny": ["10.0.0.1"], "disabled": true}
   ]
@@ -106,6 +108,7 @@ func TestJSONTakesSentencesAndShortForms(t *testing.T) {
 	for i, want := range []string{
 		"forward 8080 to x:80 idle 2s",
 		"forward 8081 to y max-conns 5 rate 7/s mark 9",
+		"forward 8084 to y schedule mon-fri 08:00-18:00, sat 10:00-14:00 bandwidth 1MB/s up, 2MB/s down bandwidth-per-conn 3MB/s down",
 		"forward 8082 to y, z from 10.0.0.0/8 check tcp",
 		"nat wan:1 to y.net deny 10.0.0.1 disabled",
 	} {

@@ -101,7 +101,7 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 		return object{"type": []string{"integer", "string"}}
 	case markField:
 		return object{"type": []string{"integer", "string"}}
-	case prefixes, fromField, opensField, sourceField, textsField:
+	case prefixes, fromField, opensField, sourceField, textsField, scheduleField:
 		return object{"oneOf": texts["oneOf"]}
 	case checkField:
 		return object{"oneOf": []any{
@@ -116,6 +116,12 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 		return object{"oneOf": append(one, object{"type": "array", "items": object{"oneOf": one}})}
 	case targetTLSField:
 		return object{"enum": []any{true, false, fairlead.TargetVerify, fairlead.TargetInsecure}}
+	case bandwidthField:
+		return object{"oneOf": []any{
+			object{"type": "string"},
+			object{"type": "object", "properties": object{"up": object{"type": "string"}, "down": object{"type": "string"}},
+				"minProperties": 1, "additionalProperties": false},
+		}}
 	case pacField:
 		return object{"enum": []any{true, false, "kill-switch"}}
 	case sniField, userField, mayField, certKeyField:

@@ -213,7 +213,22 @@ func (w *jsonWriter) modifiers(f *fairlead.Forward) {
 			}
 			w.close('}')
 		case bandwidthField:
-			w.field(m.Word, string(appendSize(nil, f.Policy.Bandwidth))+"/s")
+			v := *field(f)
+			if v.Up == v.Down {
+				w.field(m.Word, string(appendSize(nil, v.Up))+"/s")
+				break
+			}
+			w.key(m.Word)
+			w.open('{')
+			if v.Up != 0 {
+				w.field("up", string(appendSize(nil, v.Up))+"/s")
+			}
+			if v.Down != 0 {
+				w.field("down", string(appendSize(nil, v.Down))+"/s")
+			}
+			w.close('}')
+		case scheduleField:
+			w.strings(m.Word, prefixTexts(f.Policy.Schedule))
 		case pacField:
 			if f.Policy.PAC == "kill-switch" {
 				w.field(m.Word, f.Policy.PAC)

@@ -84,6 +84,17 @@ var conditions = []condition{
 	}},
 	never("tls-cert", func(p *fairlead.Policy) bool { return p.TLS.Terminates() }),
 	never("target-tls", func(p *fairlead.Policy) bool { return p.TLS.Originates() }),
+	never("rate-per-source", func(p *fairlead.Policy) bool { return p.RatePerSource != 0 }),
+	never("queue", func(p *fairlead.Policy) bool { return p.Queue != 0 || p.MaxQueue != 0 }),
+	never("schedule", func(p *fairlead.Policy) bool { return len(p.Schedule) > 0 }),
+	never("bandwidth-per-conn", func(p *fairlead.Policy) bool { return p.BandwidthPerConn != fairlead.Bandwidth{} }),
+	never("bandwidth-per-source", func(p *fairlead.Policy) bool { return p.BandwidthPerSource != fairlead.Bandwidth{} }),
+	{word: "bandwidth", some: true, said: func(f *fairlead.Forward) string {
+		if b := f.Policy.Bandwidth; b.Up != b.Down {
+			return "bandwidth of one direction"
+		}
+		return ""
+	}},
 	never("source", func(p *fairlead.Policy) bool { return p.Source != "" }),
 	never("mark", func(p *fairlead.Policy) bool { return p.Mark != 0 }),
 	never("masquerade", func(p *fairlead.Policy) bool { return p.Masquerade }),

@@ -14,11 +14,14 @@ import (
 	"fairlead/internal/relay"
 )
 
+// each is a bandwidth of both directions.
+func each(n int64) fairlead.Bandwidth { return fairlead.Bandwidth{Up: n, Down: n} }
+
 func TestBandwidthIsSharedByAllConnectionsOfAForward(t *testing.T) {
 	lab.CheckLeaks(t)
 	const rate, size, conns = 1 << 20, 256 << 10, 3
 	peer := lab.Serve(t, lab.At{}, lab.Echo)
-	f := wish(t, "web", fairlead.TCP, peer.Address, func(f *fairlead.Forward) { f.Policy.Bandwidth = rate })
+	f := wish(t, "web", fairlead.TCP, peer.Address, func(f *fairlead.Forward) { f.Policy.Bandwidth = each(rate) })
 	r := newRelay(t, relay.Config{})
 	r.Apply(t.Context(), []*fairlead.Forward{f})
 	began := time.Now()
@@ -34,7 +37,7 @@ func TestBandwidthIsSharedByAllConnectionsOfAForward(t *testing.T) {
 func TestAConnectionThatWaitsForBandwidthCanBeKilled(t *testing.T) {
 	lab.CheckLeaks(t)
 	peer := lab.Serve(t, lab.At{}, lab.Echo)
-	f := wish(t, "web", fairlead.TCP, peer.Address, func(f *fairlead.Forward) { f.Policy.Bandwidth = 100 })
+	f := wish(t, "web", fairlead.TCP, peer.Address, func(f *fairlead.Forward) { f.Policy.Bandwidth = each(100) })
 	r := newRelay(t, relay.Config{})
 	r.Apply(t.Context(), []*fairlead.Forward{f})
 	c := dial(t, entryOf(f))

@@ -70,7 +70,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		keepalive: orDefault(f.Policy.Keepalive, sock.DefaultKeepalive),
 	}
 	ru.greeting = orDefault(f.Policy.Greet, defaultGreet)
-	ru.bandwidth = newThrottles(f.Policy.Bandwidth)
+	ru.bandwidth = newThrottles(max(f.Policy.Bandwidth.Up, f.Policy.Bandwidth.Down))
 	if f.Policy.Rate > 0 {
 		ru.arrivals = newBucket(float64(f.Policy.Rate), time.Second)
 	}
