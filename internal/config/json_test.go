@@ -32,7 +32,7 @@ six:   nat wan:8 to x masquerade claim alg ftp allow-in docker by kernel policy 
 seven: trigger 7 opens 1, 2-3/udp on lan
 eight: tunnel on :11 key /k
 nine:  share br0 to wan unguarded
-limits: forward 78 to x rate-per-source 5/s queue 5s max-queue 9 schedule mon-fri 08:00-18:00, sat,sun 22:00-06:00 bandwidth 1MB/s up, 2MB/s down bandwidth-per-conn 3MB/s bandwidth-per-source 4MB/s down
+limits: forward 70 to x rate-per-source 5/s queue 5s max-queue 9 schedule mon-fri 08:00-18:00, sat,sun 22:00-06:00 bandwidth 1MB/s up, 2MB/s down bandwidth-per-conn 3MB/s bandwidth-per-source 4MB/s down
 ten:   forward 77 to x check off idle off
 tls:   forward 78 to x tls-cert /a tls-key "/k k" tls-cert /b tls-client-ca /ca tls-alpn h2,http/1.1 target-tls target-name y target-ca /ca target-cert /c target-key /k
 acme:  forward 79 to x tls-acme a.net tls-acme b.net acme-directory https://ca.net/d acme-email o@a.net acme-ca /r target-tls insecure
