@@ -12,6 +12,7 @@ const (
 	CodeTooManyPorts  Code = "FL-107"
 	CodeListenFailed  Code = "FL-108"
 	CodeLowPort       Code = "FL-110"
+	CodePrivilege     Code = "FL-111"
 	CodeNoDescriptors Code = "FL-120"
 	CodeTurnedAway    Code = "FL-121"
 	CodeProxyHeader   Code = "FL-122"
@@ -32,6 +33,9 @@ const (
 	CodeTargetUnreachable Code = "FL-203"
 	CodeNoSocket          Code = "FL-204"
 	CodeTargetFailed      Code = "FL-205"
+	CodeNoSourcePort      Code = "FL-206"
+	CodeNoSource          Code = "FL-207"
+	CodeSourceLost        Code = "FL-208"
 	CodeNameUnknown       Code = "FL-210"
 	CodeNameFamily        Code = "FL-211"
 	CodeNameServer        Code = "FL-212"
@@ -118,6 +122,12 @@ The forward is tried again by itself when addresses change.`},
 2. Give the right to the program file: sudo setcap cap_net_bind_service=+ep FILE. It has to be repeated after each upgrade, and then anybody who runs the file has it.
 
 3. Listen at a high port, and let the router or the kernel lead the low one there.`},
+	{CodePrivilege, "a socket option needs a privilege",
+		`A word of the forward needs a right that this process does not have: "mark" and "source keep" are CAP_NET_ADMIN's (or CAP_NET_RAW's), "congestion NAME" is CAP_NET_ADMIN's where the system does not allow the algorithm to everybody. The forward is not carried without what its sentence says.
+
+1. Run it as a service: the unit gives the program the right (AmbientCapabilities=CAP_NET_ADMIN). Mind that CAP_NET_ADMIN may change the whole network configuration; CAP_NET_RAW is enough for mark (from Linux 5.17 on) and for source keep.
+
+2. Run it with sudo.`},
 	{CodeNoDescriptors, "the program is out of file descriptors",
 		`Each forwarded connection needs two descriptors. When the limit is reached, listeners stay open, new connections wait in the kernel's queue, and service resumes when descriptors are free. Raise the limit with ulimit -n or LimitNOFILE=, or bound the connections with max-conns.`},
 	{CodeTurnedAway, "clients are turned away in numbers",
@@ -165,6 +175,30 @@ Start the service, or correct the target's port. The forward stays active; while
 		`The target is a unix socket and the path does not exist, is no socket, or may not be entered by this user.`},
 	{CodeTargetFailed, "connecting to the target failed",
 		`The target could not be reached for a reason that has no page of its own; the message has the system's words.`},
+	{CodeNoSourcePort, "no port is left to connect from",
+		`A connection is told from others by both addresses and both ports. Toward one address and port of a target, one address of this host has as many connections as net.ipv4.ip_local_port_range has ports, by default 28,232, and those that ended a minute ago count still.
+
+Ways out: several addresses of this host, "source 192.0.2.10, 192.0.2.11", which are used in turn; several addresses or ports of the target; a wider net.ipv4.ip_local_port_range.
+
+The message also comes where this host has no address at all of the target's family.`},
+	{CodeNoSource, "the source cannot be used for this target",
+		`The forward says from which address or interface its targets are connected to, and none of these fits the target: an IPv4 address cannot connect to an IPv6 target, nor the other way round. No connection is made from another address than those that the sentence names.
+
+Name an address of each family that the targets have, "source 192.0.2.10, 2001:db8::10", or an interface, which has both.
+
+With "source keep" it says that the target is on this host: a client's address from elsewhere can be kept only toward other machines. Tell such a target who the client is with the PROXY protocol ("proxy-protocol v2").`},
+	{CodeSourceLost, "answers to kept addresses do not come back",
+		`With "source keep" the target sees the client's own address and answers to it. That answer has to come to this host, and this host has to take it for its own although it is not its address. A connection from this host's address reached the target, and one from the client's address had no answer; or the rules that take answers in are missing here.
+
+Three things are needed, and fairlead changes none of them by itself: routes and firewalls are the administrator's. The message prints the exact commands.
+
+1. Here, packets of such connections are marked, by an nftables rule that knows the socket they belong to: "socket transparent 1".
+
+2. Here, marked packets are delivered to this host instead of being forwarded: "ip rule add fwmark" and "ip route add local default dev lo", each for IPv4 and for IPv6.
+
+3. On the target, the route to the clients leads through this host: its default route, or a route of its own to the clients' network.
+
+They last until the next start of the machine; put them where your system keeps its network configuration. Where a target's routes cannot be changed, tell it who the client is with the PROXY protocol instead.`},
 	{CodeNameUnknown, "a name has no address",
 		`The resolver says that the name does not exist, or has no addresses. Names are looked up anew for each connection as their time to live demands, so that the forward begins to work when the name appears. While a lookup fails, the last good addresses are used.`},
 	{CodeNameFamily, "a name has no address of the family that is needed",

@@ -26,9 +26,11 @@ type Policy struct {
 	By            string // "", "auto", "relay", "kernel"
 	Front         string // "", "socks", "http", "sni", "original", …
 	AcceptProxy   []netip.Prefix
-	ProxyProtocol int // 0, 1 or 2
-	Source        string
+	ProxyProtocol int    // 0, 1 or 2
+	Source        string // "", "keep", or addresses and interfaces with commas between
 	Mark          uint32
+	DSCP          DSCP
+	Congestion    string // "", "auto", "off", or the name of an algorithm
 	Masquerade    bool
 	Claim         bool
 	ALG           string

@@ -79,6 +79,28 @@ func (h *Here) Close() { h.names.Close() }
 // then the error matches [context.Canceled]; and for another network, when it
 // matches [errors.ErrUnsupported].
 func (h *Here) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return h.DialFrom(ctx, network, address, Start{})
+}
+
+// A Start readies the sockets of one dial before they connect: where they set
+// out from, and how their packets are marked. Several addresses of a name are
+// raced, so that its functions are called concurrently. The zero value does
+// nothing.
+type Start struct {
+	// Prepare is called with each socket, and the address that it is to connect
+	// to. try counts the sockets for that address from 0. An error keeps the
+	// socket from connecting; a *fairlead.Problem is what the dial then returns.
+	Prepare func(network string, to netip.AddrPort, try int, c syscall.RawConn) error
+
+	// Failed is told why a socket could not be prepared or connected, unless the
+	// dial is over. With again, another socket for the same address is tried;
+	// otherwise told is the error that counts.
+	Failed func(err error, to netip.AddrPort, try int) (again bool, told error)
+}
+
+// DialFrom is DialContext with sockets that start readies. For unix sockets it
+// is not called.
+func (h *Here) DialFrom(ctx context.Context, network, address string, start Start) (net.Conn, error) {
 	began := time.Now()
 	switch network {
 	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6":
@@ -104,7 +126,7 @@ func (h *Here) DialContext(ctx context.Context, network, address string) (net.Co
 	for _, a := range interleave(addrs, winner) {
 		targets = append(targets, netip.AddrPortFrom(a, port))
 	}
-	conn, failed := race(ctx, &h.dialer, network, targets)
+	conn, failed := race(ctx, &dialer{h.dialer, start}, network, targets)
 	if conn == nil {
 		return nil, connectError(ctx, address, failed, time.Since(began))
 	}

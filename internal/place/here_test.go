@@ -208,7 +208,7 @@ func TestAnAddressThatConnectsTooLateIsClosed(t *testing.T) {
 	before := descriptors(t)
 	var won []net.Conn
 	for range 8 {
-		c, failed := race(t.Context(), d, "tcp", []netip.AddrPort{to, to})
+		c, failed := race(t.Context(), &dialer{Dialer: *d}, "tcp", []netip.AddrPort{to, to})
 		if c == nil {
 			t.Fatal(failed)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -22,7 +23,7 @@ type attempt struct {
 // as soon as that has failed, and returns the first connection. The others are
 // cancelled, closed and waited for. Without a connection it returns what each
 // target said; there are fewer of these than targets when ctx ended first.
-func race(ctx context.Context, d *net.Dialer, network string, targets []netip.AddrPort) (net.Conn, []attempt) {
+func race(ctx context.Context, d *dialer, network string, targets []netip.AddrPort) (net.Conn, []attempt) {
 	if len(targets) == 1 {
 		a := dial(ctx, d, network, targets[0])
 		return a.conn, []attempt{a}
@@ -68,9 +69,36 @@ func race(ctx context.Context, d *net.Dialer, network string, targets []netip.Ad
 	return nil, failed
 }
 
-func dial(ctx context.Context, d *net.Dialer, network string, to netip.AddrPort) attempt {
-	conn, err := d.DialContext(ctx, network, to.String())
-	return attempt{to, conn, err}
+// A dialer connects to addresses, with sockets that are readied.
+type dialer struct {
+	net.Dialer // of which a dial uses a copy
+	start      Start
+}
+
+func dial(ctx context.Context, d *dialer, network string, to netip.AddrPort) attempt {
+	if d.start.Prepare == nil {
+		conn, err := d.DialContext(ctx, network, to.String())
+		return attempt{to, conn, err}
+	}
+	for try := 0; ; try++ {
+		one := d.Dialer
+		one.Control = func(network, address string, c syscall.RawConn) error {
+			if d.Control != nil {
+				if err := d.Control(network, address, c); err != nil {
+					return err
+				}
+			}
+			return d.start.Prepare(network, to, try, c)
+		}
+		conn, err := one.DialContext(ctx, network, to.String())
+		if err == nil || ctx.Err() != nil || d.start.Failed == nil {
+			return attempt{to, conn, err}
+		}
+		again, told := d.start.Failed(err, to, try)
+		if !again {
+			return attempt{to, nil, told}
+		}
+	}
 }
 
 // interleave orders addrs so that families alternate (RFC 8305 §4) and else

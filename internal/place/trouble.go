@@ -124,6 +124,10 @@ func rank(err error) int {
 
 // problem tells one connect's error about subject, without evidence.
 func problem(subject string, err error, took time.Duration) *fairlead.Problem {
+	var told *fairlead.Problem
+	if errors.As(err, &told) { // by who prepared the socket
+		return told
+	}
 	code := kindOf(err)
 	var p *fairlead.Problem
 	switch code {
@@ -142,6 +146,7 @@ func problem(subject string, err error, took time.Duration) *fairlead.Problem {
 		p = fairlead.Problemf(code, "connecting to %s failed: %s", subject, words(err))
 		switch {
 		case errors.Is(err, errNoAddress), errors.Is(err, errAgain):
+			p.Code = fairlead.CodeNoSourcePort
 			p.Note("why", "this host has no address to reach it from, or all its ports toward it are in use").
 				Fix("let the target be reached from several source addresses, or at several of its own", "")
 		case errors.Is(err, os.ErrPermission):

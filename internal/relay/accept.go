@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -105,6 +106,7 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	if ru.keepalive != e.inherited || !sock.Inherits {
 		keepalive(c, ru.f.Policy.Keepalive)
 	}
+	r.tuneClient(c, ru)
 	c, targets, why, p := r.greet(ru, c, &o, targets)
 	spare.Close()
 	if why != "" {
@@ -159,7 +161,7 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target) (net.Conn, *targe
 	var last error
 	for i, t := range targets {
 		t.active.Add(1) // before the others choose
-		c, err := r.dialInTime(ctx, b, t, len(targets)-i)
+		c, err := r.dialInTime(ctx, b, o.client, t, len(targets)-i)
 		if err == nil {
 			if err = b.rule.introduce(c, o); err != nil {
 				sock.Abort(c)
@@ -186,23 +188,23 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target) (net.Conn, *targe
 
 // dialInTime dials t in its share of the time that is left for it and those
 // after it: one that is silent must not use up what the others need.
-func (r *Relay) dialInTime(ctx context.Context, b *binding, t *target, left int) (net.Conn, error) {
+func (r *Relay) dialInTime(ctx context.Context, b *binding, client netip.AddrPort, t *target, left int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && left > 1 {
 		share, cancel := context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
 		defer cancel()
 		ctx = share
 	}
-	return r.dialTarget(ctx, b, t)
+	return r.dialTarget(ctx, b, client, t)
 }
 
-func (r *Relay) dialTarget(ctx context.Context, b *binding, t *target) (net.Conn, error) {
+func (r *Relay) dialTarget(ctx context.Context, b *binding, client netip.AddrPort, t *target) (net.Conn, error) {
 	network, address := t.address(b.rule.f.At.Ports, b.port)
 	if r.loops(ctx, network, b, t) {
 		return nil, loopProblem(b.rule, address)
 	}
 	short := false
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		c, err := b.rule.place.DialContext(ctx, network, address)
+		c, err := r.connect(ctx, b.rule, client, network, address)
 		if err == nil || reason(err) != fairlead.NoDescriptors {
 			return c, err
 		}

@@ -95,8 +95,11 @@ var conditions = []condition{
 		}
 		return ""
 	}},
-	never("source", func(p *fairlead.Policy) bool { return p.Source != "" }),
-	never("mark", func(p *fairlead.Policy) bool { return p.Mark != 0 }),
+	{word: "source", some: true, said: sourceNotKept},
+	{word: "mark", some: true, said: func(f *fairlead.Forward) string { return needsLinux(f.Policy.Mark != 0, "mark") }},
+	{word: "congestion", some: true, said: func(f *fairlead.Forward) string {
+		return needsLinux(f.Policy.Congestion != "" && f.Policy.Congestion != "auto" && f.Policy.Congestion != congestionOff, "congestion "+f.Policy.Congestion)
+	}},
 	never("masquerade", func(p *fairlead.Policy) bool { return p.Masquerade }),
 	never("claim", func(p *fairlead.Policy) bool { return p.Claim }),
 	never("alg", func(p *fairlead.Policy) bool { return p.ALG != "" }),

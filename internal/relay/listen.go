@@ -60,6 +60,7 @@ type entry struct {
 	gone context.Context // ends when the socket is closed
 	stop context.CancelFunc
 
+	dscp      int           // code point that answers have; 0: the system's
 	inherited time.Duration // keepalive that accepted connections have by themselves; see rule.keepalive
 	file      os.FileInfo   // of a unix socket
 }
@@ -142,6 +143,9 @@ func (r *Relay) listen(ctx context.Context, rules []*rule) {
 			}
 		} else if b := e.rule.Load(); b.rule != w.b.rule || b.port != w.b.port {
 			e.rule.Store(w.b)
+		}
+		if e != nil {
+			e.answering(w.b.rule)
 		}
 		w.h.bound = append(w.h.bound, w.key.String())
 	}

@@ -85,6 +85,7 @@ type Relay struct {
 
 	rules   atomic.Pointer[[]*rule] // in the order of the last Apply that is done
 	heard   atomic.Pointer[hearingFrom]
+	legs    atomic.Pointer[legs]
 	short   atomic.Int64 // dials that wait for a descriptor
 	serving atomic.Int64 // clients let in that are not in the table yet
 
@@ -146,6 +147,7 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 		}
 		rules[i] = r.newRule(f, was)
 	}
+	r.learnLegs()
 	r.listen(ctx, rules)
 	r.rules.Store(&rules)
 

@@ -31,8 +31,10 @@ type rule struct {
 
 	connect, idle, udpIdle, linger, lifetime, keepalive time.Duration // 0: no limit
 
-	routed   bool          // a target depends on what the client asks for
-	greeting time.Duration // that it may take to say so
+	routed     bool          // a target depends on what the client asks for
+	greeting   time.Duration // that it may take to say so
+	departure  *departure
+	congestion string // "": chosen for each leg; see congestionFor
 
 	bandwidth throttles
 	arrivals  *bucket // new connections; nil: no limit
@@ -71,6 +73,10 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 	}
 	ru.greeting = orDefault(f.Policy.Greet, defaultGreet)
 	ru.bandwidth = newThrottles(max(f.Policy.Bandwidth.Up, f.Policy.Bandwidth.Down))
+	ru.departure = newDeparture(&f.Policy)
+	if ru.congestion = f.Policy.Congestion; ru.congestion == "auto" {
+		ru.congestion = ""
+	}
 	if f.Policy.Rate > 0 {
 		ru.arrivals = newBucket(float64(f.Policy.Rate), time.Second)
 	}

@@ -296,7 +296,7 @@ func (s *session) dial(ctx context.Context, targets []*target) {
 	var chosen *target
 	var err error
 	for _, t := range s.b.rule.order(targets, s.key.client.Addr()) {
-		if up, err = r.dialDatagrams(ctx, s.b, t); err == nil {
+		if up, err = r.dialDatagrams(ctx, s.b, s.key.client, t); err == nil {
 			chosen = t
 			break
 		}
@@ -321,12 +321,12 @@ func (s *session) dial(ctx context.Context, targets []*target) {
 	}
 }
 
-func (r *Relay) dialDatagrams(ctx context.Context, b *binding, t *target) (net.Conn, error) {
+func (r *Relay) dialDatagrams(ctx context.Context, b *binding, client netip.AddrPort, t *target) (net.Conn, error) {
 	_, address := t.address(b.rule.f.At.Ports, b.port)
 	if r.loops(ctx, "udp", b, t) {
 		return nil, loopProblem(b.rule, address)
 	}
-	return b.rule.place.DialContext(ctx, "udp", address)
+	return r.connect(ctx, b.rule, client, "udp", address)
 }
 
 // connected notes the dialed socket, unless the session has ended meanwhile.
