@@ -258,6 +258,11 @@ type Target struct {
 	Resolve string // "all": every address of the name is a target of its own; "": one of them is dialed
 }
 
+// Conditional reports whether t depends on what the client asks for.
+func (t *Target) Conditional() bool {
+	return len(t.SNI)+len(t.HTTPHost)+len(t.ALPN)+len(t.Protocol) > 0
+}
+
 // Port is the port to dial for the i-th of the spot's ports.
 func (t *Target) Port(at PortList, i int) uint16 {
 	switch {

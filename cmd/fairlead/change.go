@@ -154,6 +154,9 @@ func (p *program) add(flags *sentenceFlags, words []string) error {
 			Fix("another name", "fairlead add "+config.Sentence(f)+" --name "+name+"-2").
 			Fix("change the one there is", "fairlead edit "+name+" "+config.Sentence(f)))
 	}
+	for _, problem := range restless([]*fairlead.Forward{f}) {
+		p.tellProblem(problem)
+	}
 	return p.changeIn(path, name, flags.dryRun, "added", func(src []byte) ([]byte, error) {
 		return edited(config.Add(src, name, config.Sentence(f)))
 	})

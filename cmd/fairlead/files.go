@@ -94,6 +94,7 @@ func (p *program) validate(path string) error {
 		return err
 	}
 	problems = append(problems, notCarried(file.Forwards)...)
+	problems = append(problems, restless(file.Forwards)...)
 	if p.json {
 		list := []*control.Problem{}
 		for _, problem := range problems {
@@ -129,6 +130,27 @@ func notCarried(forwards []*fairlead.Forward) []*fairlead.Problem {
 			warning.Note("in", "%s:%d  %s", f.Source.File, f.Source.Line, f.Name)
 			list = append(list, &warning)
 		}
+	}
+	return list
+}
+
+// restless warns of forwards that turn away whoever meets none of their
+// targets' conditions: right, but easily not what was meant.
+func restless(forwards []*fairlead.Forward) []*fairlead.Problem {
+	var list []*fairlead.Problem
+	for _, f := range forwards {
+		if f.Disabled || len(f.To) == 0 || slices.ContainsFunc(f.To, func(t fairlead.Target) bool { return !t.Conditional() }) {
+			continue
+		}
+		all := *f
+		all.To = append(slices.Clone(f.To), fairlead.Target{Host: "HOST"})
+		warning := fairlead.Problemf(fairlead.CodeNoRest, "no target takes the rest: clients who meet none of the conditions are reset").
+			Fix("add a target without a condition", config.Sentence(&all))
+		warning.Warning = true
+		if f.Source.Line > 0 {
+			warning.Note("in", "%s:%d  %s", f.Source.File, f.Source.Line, f.Name)
+		}
+		list = append(list, warning)
 	}
 	return list
 }

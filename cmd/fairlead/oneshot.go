@@ -68,6 +68,9 @@ func (p *program) oneShot(flags *sentenceFlags, words []string) error {
 		p.tellProblem(&problem)
 		run.told.Store(&problem.What)
 	}
+	for _, problem := range restless([]*fairlead.Forward{f}) {
+		p.tellProblem(problem)
+	}
 	p.announce(f, st)
 	run.announced.Store(true)
 

@@ -36,7 +36,10 @@ func Amend(old *fairlead.Forward, words []string) (*fairlead.Forward, []*fairlea
 	f := &fairlead.Forward{Kind: old.Kind, At: old.At, To: slices.Clone(old.To)}
 	for i := range f.To {
 		f.To[i].From = slices.Clip(f.To[i].From)
-		f.To[i].SNI = slices.Clip(f.To[i].SNI)
+		for _, m := range conditions {
+			list := m.conditionsOf(&f.To[i])
+			*list = slices.Clip(*list)
+		}
 	}
 	for i := range p.toks {
 		switch {
@@ -52,7 +55,7 @@ func Amend(old *fairlead.Forward, words []string) (*fairlead.Forward, []*fairlea
 	for i := range modifiers {
 		m := &modifiers[i]
 		switch m.field.(type) {
-		case fromField, sniField:
+		case fromField, conditionField:
 			if len(old.To) > 0 {
 				continue // they belong to the targets
 			}

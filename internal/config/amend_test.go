@@ -17,6 +17,7 @@ func TestAmendKeepsWhatIsNotSaidAgain(t *testing.T) {
 		{"local 1 to x via p", "idle 5s", "local 1 to x via p idle 5s"},
 		{"local 1 to x via p", "via q", "local 1 to x via q"},
 		{"trigger 1 opens 2 on lan", "for 3s", "trigger 1 opens 2/tcp for 3s on lan"},
+		{"forward 1 to a sni x.net, b", "protocol ssh greet 2s", "forward 1 to a sni x.net, b protocol ssh greet 2s"},
 		{"trigger 1 opens 2 on lan", "on br0 opens 3", "trigger 1 opens 3/tcp on br0"},
 		{"sshd on 10.0.0.1:22", "on :2222", "sshd on :2222"},
 		{"sshd on :22 { user a keys b may listen 1 }", "idle 5s", "sshd on :22 idle 5s { user a keys b may listen 1 }"},

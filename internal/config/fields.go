@@ -230,32 +230,6 @@ func (fromField) print(b []byte, word string, f *fairlead.Forward) []byte {
 	return appendPrefixes(b, word, f.Policy.Allow)
 }
 
-// sniField is "sni", always of the target before it.
-type sniField struct{}
-
-func (sniField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) bool {
-	t, ok := p.value(word, m.Value)
-	if !ok {
-		return false
-	}
-	n := len(f.To)
-	if n == 0 {
-		p.bad(fairlead.CodeSyntax, word, "\"sni\" stands behind its target").hint("to TARGET sni %s", t.text)
-		return false
-	}
-	name := strings.ToLower(t.text)
-	if !hostName(strings.TrimPrefix(name, "*.")) {
-		p.badValue(t, "a name that a client can ask for", "www.example.net, or *.example.net")
-		return false
-	}
-	f.To[n-1].SNI = append(f.To[n-1].SNI, name)
-	return true
-}
-
-func (sniField) said(*fairlead.Forward) bool                          { return false }
-func (sniField) copy(_, _ *fairlead.Forward)                          {}
-func (sniField) print(b []byte, _ string, _ *fairlead.Forward) []byte { return b }
-
 // viaField is a place: a declared one in a file, on a command line a host of
 // its own as well.
 type viaField struct{}

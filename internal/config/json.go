@@ -252,7 +252,7 @@ var forwardFields = func() []string {
 	names := []string{"name", "expr", "kind", "listen", "to", "users"}
 	for i := range modifiers {
 		switch modifiers[i].Word {
-		case "sni", "user", "agent", "may", "tls-key":
+		case "sni", "http-host", "alpn", "protocol", "user", "agent", "may", "tls-key":
 		default:
 			names = append(names, modifiers[i].Word)
 		}
@@ -372,7 +372,7 @@ func (d *decoder) targets(n *node) (toks []token, ok bool) {
 			toks = append(toks, t)
 			continue
 		}
-		if !d.object(item, []string{"dest", "from", "sni"}) || !d.has(item, "dest") {
+		if !d.object(item, []string{"dest", "from", "sni", "http-host", "alpn", "protocol"}) || !d.has(item, "dest") {
 			return nil, false
 		}
 		t, ok := d.value(item.member("dest"))
@@ -380,7 +380,7 @@ func (d *decoder) targets(n *node) (toks []token, ok bool) {
 			return nil, false
 		}
 		toks = append(toks, t)
-		for _, word := range [...]string{"from", "sni"} {
+		for _, word := range [...]string{"from", "sni", "http-host", "alpn", "protocol"} {
 			if m := item.member(word); m != nil {
 				for _, t := range d.values(m) {
 					toks = append(toks, m.word(word), t)

@@ -25,7 +25,7 @@ defaults {
 }
 one:   forward "unix:/a b" to "unix:/c,d" from 10.0.0.1, self:8 sni a.net sni b.net front sni disabled
 two:   forward 1-5 to x:7 accept-proxy 10.0.0.0/8 accept-proxy ::1 source 10.0.0.1,eth0 mark 7 rate 5/s max-conns 3 max-conns-per-source 2
-three: forward :9 to x
+three: forward :9 to x http-host a.net alpn h2 alpn http/1.1 protocol tls, y protocol other greet 5s
 four:  dynamic 1081 pac kill-switch from 10.0.0.0/8 { user "a b" password "/p q" may dial *:443 }
 five:  dynamic 1082 pac bandwidth 10MiB/s keepalive off linger off connect 5s max-lifetime 2d for 1h
 six:   nat wan:8 to x masquerade claim alg ftp allow-in docker by kernel policy random

@@ -40,6 +40,7 @@ type field interface {
 
 var (
 	frontWords    = []string{"socks", "http", "sni", "http-host", "alpn", "protocol", "original"}
+	protocolWords = []string{"ssh", "tls", "http", "other"}
 	byWords       = []string{"auto", "relay", "kernel"}
 	policyWords   = []string{"failover", "round-robin", "least-conn", "random", "source-hash"}
 	algWords      = []string{"ftp", "tftp", "sip", "irc", "pptp", "h323", "amanda"}
@@ -54,8 +55,14 @@ var modifiers = finish([]Modifier{
 		field: viaField{}},
 	{Word: "from", Value: "CIDR", Help: "clients that may use the target before it, or the forward", kinds: everyKind, noDefault: true, list: true,
 		field: fromField{}},
-	{Word: "sni", Value: "NAME", Help: "names of the service that lead to the target before it", kinds: isForward | isLocal | isRemote, noDefault: true, list: true,
-		field: sniField{}},
+	{Word: "sni", Value: "NAME", Help: "server names of TLS that lead to the target before it", kinds: isForward | isLocal | isRemote, noDefault: true, list: true,
+		field: conditionField{func(t *fairlead.Target) *[]string { return &t.SNI }, readName}},
+	{Word: "http-host", Value: "NAME", Help: "hosts of HTTP that lead to the target before it", kinds: isForward | isLocal | isRemote, noDefault: true, list: true,
+		field: conditionField{func(t *fairlead.Target) *[]string { return &t.HTTPHost }, readHost}},
+	{Word: "alpn", Value: "NAME", Help: "protocols within TLS that lead to the target before it", kinds: isForward | isLocal | isRemote, noDefault: true, list: true,
+		field: conditionField{func(t *fairlead.Target) *[]string { return &t.ALPN }, readALPN}},
+	{Word: "protocol", Value: "ssh|tls|http|other", Help: "protocols that lead to the target before it", Choices: protocolWords, kinds: isForward | isLocal | isRemote, noDefault: true, list: true,
+		field: conditionField{func(t *fairlead.Target) *[]string { return &t.Protocol }, readProtocol}},
 	{Word: "deny", Value: "CIDR", Help: "clients that may not", kinds: everyKind, list: true,
 		field: prefixes(func(f *fairlead.Forward) *[]netip.Prefix { return &f.Policy.Deny })},
 	{Word: "max-conns", Value: "N", Help: "connections at a time", kinds: proxies | servers | isNAT | isOpen,
@@ -128,6 +135,8 @@ var modifiers = finish([]Modifier{
 		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.Choose })},
 	{Word: "check", Value: "tcp|http|off [every DURATION]", Help: "ask each target regularly whether it serves", Choices: checkWords, kinds: isForward | isLocal | isRemote | isNAT,
 		field: checkField{}},
+	{Word: "greet", Value: "DURATION", Help: "time for a client to say what it asks for (3s)", kinds: proxies,
+		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.Greet }}},
 	{Word: "connect", Value: "DURATION", Help: "bound of the dial as a whole", kinds: proxies,
 		field: duration{at: func(f *fairlead.Forward) *time.Duration { return &f.Policy.Connect }}},
 	{Word: "idle", Value: "DURATION|off", Help: "end what is silent both ways", kinds: proxies | servers | isNAT | isTrigger,

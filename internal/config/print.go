@@ -44,9 +44,7 @@ func appendSentence(b []byte, f *fairlead.Forward, mask wordSet) []byte {
 		}
 		b = appendDest(b, t)
 		b = appendPrefixes(b, "from", t.From)
-		for _, name := range t.SNI {
-			b = appendPair(b, "sni", name)
-		}
+		b = appendConditions(b, t)
 	}
 	mask.each(func(i int) {
 		if m := &modifiers[i]; m.field.said(f) {

@@ -48,7 +48,7 @@ func rewriteBlock(text []byte, e *textEntry, old, new *fairlead.Forward) ([]byte
 	for i := range modifiers {
 		m := &modifiers[i]
 		switch m.field.(type) {
-		case fromField, sniField:
+		case fromField, conditionField:
 			continue // they stand with the targets
 		}
 		was, is := blockLine(m, old), blockLine(m, new)

@@ -23,9 +23,12 @@ func Schema() []byte {
 	target := object{"oneOf": []any{
 		object{"type": "string"},
 		closed(object{
-			"dest": text("HOST[:PORTS], [V6][:PORTS], self[:PORT] or unix:PATH"),
-			"from": texts,
-			"sni":  texts,
+			"dest":      text("HOST[:PORTS], [V6][:PORTS], self[:PORT] or unix:PATH"),
+			"from":      texts,
+			"sni":       texts,
+			"http-host": texts,
+			"alpn":      texts,
+			"protocol":  texts,
 		}, "dest"),
 	}}
 	grant := closed(object{"listen": texts, "dial": texts})
@@ -124,7 +127,7 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 		}}
 	case pacField:
 		return object{"enum": []any{true, false, "kill-switch"}}
-	case sniField, userField, mayField, certKeyField:
+	case conditionField, userField, mayField, certKeyField:
 		return nil
 	}
 	return object{"type": "string"}

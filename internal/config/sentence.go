@@ -190,7 +190,7 @@ func (p *parser) modifier(t token, f *fairlead.Forward) {
 		p.skip()
 		return
 	}
-	p.toks[p.i-1].modifier = len(f.To) == 0 || m.Word != "from" && m.Word != "sni"
+	p.toks[p.i-1].modifier = len(f.To) == 0 || !m.ofTarget()
 	before := p.list.total()
 	switch {
 	case p.kind != nil && m.kinds&p.kind.bit == 0:
@@ -305,8 +305,12 @@ func (p *parser) complete(f *fairlead.Forward) {
 		p.bad(fairlead.CodeIncomplete, end, "%s does not say where it serves", k.Kind).hint("%s %s", k.Kind, k.Syntax)
 	case k.target == must && len(f.To) == 0 && f.Policy.Front == "":
 		p.bad(fairlead.CodeIncomplete, end, "%s needs a target", k.Kind).hint("to HOST:PORT")
-	case k.target == must && len(f.To) == 0 && (f.Policy.Front == "sni" || f.Policy.Front == "http-host" || f.Policy.Front == "alpn" || f.Policy.Front == "protocol"):
-		p.bad(fairlead.CodeIncomplete, end, "front %s chooses among targets, and there is none", f.Policy.Front).hint("to HOST:PORT sni NAME")
+	case k.target == must && len(f.To) == 0 && unused(f):
+		p.bad(fairlead.CodeIncomplete, end, "front %s chooses among targets, and there is none", f.Policy.Front).
+			hint("to HOST:PORT %s %s", f.Policy.Front, byWord[f.Policy.Front].Value)
+	case len(f.To) > 0 && unused(f):
+		p.bad(fairlead.CodeIncomplete, end, "front %s chooses among targets, and none has %q behind it", f.Policy.Front, f.Policy.Front).
+			hint("to %s %s %s", f.To[0].Dest(), f.Policy.Front, byWord[f.Policy.Front].Value)
 	case f.Kind == fairlead.KindLocal && f.Via == "":
 		p.bad(fairlead.CodeIncomplete, end, "local does not say from where to dial").hint("via PLACE; without a place it is a forward")
 	case f.Kind == fairlead.KindRemote && f.At.Where == "":

@@ -41,6 +41,9 @@ func TestSentencesAreReadAndPrinted(t *testing.T) {
 		{"nat wan:1 to self", "nat wan:1 to self"},
 		{"nat wan:80 to a from 198.51.100.7/24 from 2001:db8::1, b", "nat wan:80 to a from 198.51.100.0/24 from 2001:db8::1, b"},
 		{"forward 443 to a sni WWW.example.net sni *.b.net, c front sni", "forward 443 to a sni www.example.net sni *.b.net, c front sni"},
+		{"forward :443 to s:22 protocol ssh protocol other, b alpn h2 sni *.A.net. from 10.0.0.0/8, c:1 http-host [2001:DB8::1] http-host 10.0.0.1 http-host W.a.net, d greet 5s front alpn",
+			"forward :443 to s:22 protocol ssh protocol other, b from 10.0.0.0/8 sni *.a.net alpn h2, c:1 http-host 2001:db8::1 http-host 10.0.0.1 http-host w.a.net, d front alpn greet 5s"},
+		{"forward 1 to protocol protocol tls", "forward 1 to protocol protocol tls"},
 		{"forward 1080 front socks", "forward 1080 front socks"},
 		// Kinds.
 		{"open wan:443 to [2001:db8::10]", "open wan:443 to [2001:db8::10]"},
@@ -108,7 +111,7 @@ func TestSentencesAreReadAndPrinted(t *testing.T) {
 
 func TestEveryModifierIsReadByAKindThatKnowsIt(t *testing.T) {
 	value := map[string]string{
-		"opens": "113", "via": "jump", "from": "10.0.0.0/8", "sni": "a.net", "deny": "10.0.0.0/8", "max-conns": "1",
+		"opens": "113", "via": "jump", "from": "10.0.0.0/8", "sni": "a.net", "http-host": "a.net", "alpn": "h2", "greet": "1s", "deny": "10.0.0.0/8", "max-conns": "1",
 		"max-conns-per-source": "1", "rate": "1/s", "rate-per-source": "1/s", "queue": "1s", "max-queue": "1", "schedule": "mon 01:00-02:00",
 		"bandwidth-per-conn": "1KB/s", "bandwidth-per-source": "1KB/s down", "accept-proxy": "10.0.0.0/8", "source": "keep", "mark": "1", "mode": "660",
 		"connect": "1s", "idle": "1s", "linger": "1s", "max-lifetime": "1s", "keepalive": "1s", "for": "1s",
@@ -204,6 +207,16 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"forward 1 to x tls-key /k", "FL-307", "tls-key", 16, `"tls-key" stands behind its tls-cert`, "tls-cert FILE tls-key /k", false},
 		{"forward 1 to x target-ca /ca", "FL-320", "", 29, `target-ca says nothing without "target-tls"`, "target-tls", false},
 		{"forward 1 to x tls-acme *.a.net", "FL-308", "*.a.net", 25, `"*.a.net" is not a name to get a certificate for`, "a name for all others needs a challenge over DNS, which is not supported", false},
+		{"forward 1 to x front sni", "FL-320", "", 25, `front sni chooses among targets, and none has "sni" behind it`, "to x sni NAME", false},
+		{"forward 1 to x sni a.net front protocol", "FL-320", "", 40, `front protocol chooses among targets, and none has "protocol" behind it`, "to x protocol ssh|tls|http|other", false},
+		{"forward 1 front alpn", "FL-320", "", 21, "front alpn chooses among targets, and there is none", "to HOST:PORT alpn NAME", false},
+		{"forward 1 protocol ssh to x", "FL-307", "protocol", 11, `"protocol" stands behind its target`, "to TARGET protocol ssh", false},
+		{"forward 1 to x protocol shh", "FL-308", "shh", 25, `"shh" is nothing for protocol, which knows ssh, tls, http, other`, `did you mean "ssh"?`, false},
+		{"forward 1 to x sni www.*.net", "FL-308", "www.*.net", 20, `"www.*.net" is not a name that a client can ask for`, "*.example.net is every name below example.net", false},
+		{"forward 1 to x sni bücher.net", "FL-308", "bücher.net", 20, `"bücher.net" is not a name in the form in which clients ask for it`, "its ASCII form, which begins with xn--", false},
+		{"forward 1 to x sni a.net:443", "FL-308", "a.net:443", 20, `"a.net:443" is not a name that a client can ask for`, `did you mean "a.net"? The port makes no difference`, false},
+		{"forward 1 to x sni 10.0.0.1", "FL-308", "10.0.0.1", 20, `"10.0.0.1" is not a name that a client can ask for`, "www.example.net, or *.example.net", false},
+		{"forward 1 to x greet 3", "FL-308", "3", 22, `"3" is not a duration`, "did you mean 3s?", false},
 		{"forward 65536 to x", "FL-306", "65536", 9, `"65536" is not a port; ports are 1 to 65535`, "", false},
 		{"forward 0 to x", "FL-306", "0", 9, `"0" is not a port; ports are 1 to 65535`, "", false},
 		{"forward -1 to x", "FL-306", "-1", 9, `"-1" is not a port; ports are 1 to 65535`, "", false},

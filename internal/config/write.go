@@ -157,7 +157,9 @@ func (w *jsonWriter) forward(f *fairlead.Forward) {
 			w.open('{')
 			w.field("dest", t.Dest())
 			w.strings("from", prefixTexts(t.From))
-			w.strings("sni", t.SNI)
+			for _, m := range conditions {
+				w.strings(m.Word, *m.conditionsOf(t))
+			}
 			w.close('}')
 		}
 		w.close(']')

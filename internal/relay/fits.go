@@ -108,10 +108,8 @@ var conditions = []condition{
 	never("pac", func(p *fairlead.Policy) bool { return p.PAC != "" }),
 	never("user", func(p *fairlead.Policy) bool { return len(p.Users) > 0 }),
 	{word: "sni", some: true, said: func(f *fairlead.Forward) string {
-		for i := range f.To {
-			if conditionsOf(&f.To[i]) != 0 && f.At.Net&fairlead.UDP != 0 {
-				return "conditions on what clients say, on UDP"
-			}
+		if f.At.Net&fairlead.UDP != 0 && slices.ContainsFunc(f.To, func(t fairlead.Target) bool { return t.Conditional() }) {
+			return "sni, http-host, alpn or protocol on UDP"
 		}
 		return ""
 	}},
