@@ -17,7 +17,7 @@ FAIRLEAD_NO_SKIP ?= 1
 endif
 export FAIRLEAD_NO_SKIP
 
-.PHONY: build test check cross lint fuzz soak bench man clean
+.PHONY: build test check cross lint fuzz soak bench microbench man clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.built=$(VERSION)' -o dist/fairlead ./cmd/fairlead
@@ -55,7 +55,12 @@ fuzz:
 soak:
 	$(GO) test -race -timeout 30m ./cmd/fairlead -run 'Transfers|Reloads|KilledWrite|Idle' -soak
 
+# fairlead beside its peers (docs/performance.md); flags in BENCH, such as -quick.
 bench:
+	bench/deps
+	$(GO) run ./bench $(BENCH)
+
+microbench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 man:
