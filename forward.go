@@ -274,6 +274,18 @@ func (t *Target) Port(at PortList, i int) uint16 {
 	return t.Ports.At(i)
 }
 
+// Service reports whether the target is a DNS service record, as in
+// "_sip._tcp.example.net" (RFC 2782): its records name hosts, ports, priorities
+// and weights. With a port it is the name of a host.
+func (t *Target) Service() bool {
+	if len(t.Ports) > 0 || !strings.HasPrefix(t.Host, "_") {
+		return false
+	}
+	_, rest, _ := strings.Cut(t.Host, ".")
+	proto, name, _ := strings.Cut(rest, ".")
+	return name != "" && (strings.EqualFold(proto, "_tcp") || strings.EqualFold(proto, "_udp"))
+}
+
 // Dest is the target as written in a sentence, without its conditions.
 func (t *Target) Dest() string {
 	if t.Unix != "" {

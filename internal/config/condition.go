@@ -37,6 +37,17 @@ func (conditionField) said(*fairlead.Forward) bool                          { re
 func (conditionField) copy(_, _ *fairlead.Forward)                          {}
 func (conditionField) print(b []byte, _ string, _ *fairlead.Forward) []byte { return b }
 
+func (c conditionField) printTarget(b []byte, word string, t *fairlead.Target) []byte {
+	for _, value := range *c.at(t) {
+		b = appendPair(b, word, value)
+	}
+	return b
+}
+
+func (c conditionField) jsonTarget(w *jsonWriter, word string, t *fairlead.Target) {
+	w.strings(word, *c.at(t))
+}
+
 // conditions are the modifiers that are conditions of targets, in the order of
 // the table.
 var conditions = func() (list []*Modifier) {
@@ -50,15 +61,6 @@ var conditions = func() (list []*Modifier) {
 
 // conditionsOf is what t says of one of the conditions.
 func (m *Modifier) conditionsOf(t *fairlead.Target) *[]string { return m.field.(conditionField).at(t) }
-
-func appendConditions(b []byte, t *fairlead.Target) []byte {
-	for _, m := range conditions {
-		for _, value := range *m.conditionsOf(t) {
-			b = appendPair(b, m.Word, value)
-		}
-	}
-	return b
-}
 
 // readName reads the name of a service, or all names below one.
 func readName(p *parser, _ *Modifier, t token) (string, bool) {

@@ -481,40 +481,6 @@ func (modeField) print(b []byte, word string, f *fairlead.Forward) []byte {
 	return strconv.AppendUint(append(append(append(b, ' '), word...), ' '), uint64(f.Policy.SocketMode), 8)
 }
 
-var checkWords = []string{"tcp", "http", "off"}
-
-// checkField is "check tcp every 5s".
-type checkField struct{}
-
-func (checkField) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) bool {
-	t, ok := p.value(word, m.Value)
-	if !ok || !p.oneOf(t, m, &f.Policy.Check.How) {
-		return false
-	}
-	if p.i >= len(p.toks) || !p.toks[p.i].is("every") || p.toks[p.i].first {
-		return true
-	}
-	every := p.toks[p.i]
-	p.i++
-	if t.text == "off" {
-		p.bad(fairlead.CodeBadValue, every, "a check that is off has no interval")
-		return false
-	}
-	t, ok = p.value(every, "DURATION")
-	return ok && p.duration(t, false, &f.Policy.Check.Every)
-}
-
-func (checkField) said(f *fairlead.Forward) bool   { return f.Policy.Check.How != "" }
-func (checkField) copy(to, from *fairlead.Forward) { to.Policy.Check = from.Policy.Check }
-
-func (checkField) print(b []byte, word string, f *fairlead.Forward) []byte {
-	b = appendPair(b, word, f.Policy.Check.How)
-	if f.Policy.Check.Every != 0 {
-		b = appendDuration(append(b, " every "...), f.Policy.Check.Every)
-	}
-	return b
-}
-
 // pacField is "pac" or "pac kill-switch".
 type pacField struct{}
 

@@ -251,10 +251,12 @@ func (d *decoder) defaults(m member) {
 var forwardFields = func() []string {
 	names := []string{"name", "expr", "kind", "listen", "to", "users"}
 	for i := range modifiers {
-		switch modifiers[i].Word {
-		case "sni", "http-host", "alpn", "protocol", "user", "agent", "may", "tls-key":
+		switch m := &modifiers[i]; m.Word {
+		case "user", "agent", "may", "tls-key":
 		default:
-			names = append(names, modifiers[i].Word)
+			if _, both := m.field.(fromField); both || !m.ofTarget() {
+				names = append(names, m.Word)
+			}
 		}
 	}
 	return names
@@ -354,6 +356,15 @@ func notFirst(toks []token) {
 	}
 }
 
+// targetFields are the names in a target.
+var targetFields = func() []string {
+	names := []string{"dest"}
+	for _, m := range targetWords {
+		names = append(names, m.Word)
+	}
+	return names
+}()
+
 // targets are what stands behind "to".
 func (d *decoder) targets(n *node) (toks []token, ok bool) {
 	items := []*node{n}
@@ -372,7 +383,7 @@ func (d *decoder) targets(n *node) (toks []token, ok bool) {
 			toks = append(toks, t)
 			continue
 		}
-		if !d.object(item, []string{"dest", "from", "sni", "http-host", "alpn", "protocol"}) || !d.has(item, "dest") {
+		if !d.object(item, targetFields) || !d.has(item, "dest") {
 			return nil, false
 		}
 		t, ok := d.value(item.member("dest"))
@@ -380,11 +391,19 @@ func (d *decoder) targets(n *node) (toks []token, ok bool) {
 			return nil, false
 		}
 		toks = append(toks, t)
-		for _, word := range [...]string{"from", "sni", "http-host", "alpn", "protocol"} {
-			if m := item.member(word); m != nil {
+		for _, mod := range targetWords {
+			m := item.member(mod.Word)
+			switch {
+			case m == nil:
+			case mod.Value != "":
 				for _, t := range d.values(m) {
-					toks = append(toks, m.word(word), t)
+					toks = append(toks, m.word(mod.Word), t)
 				}
+			case m.kind == 't':
+				toks = append(toks, m.word(mod.Word))
+			case m.kind != 'f':
+				d.bad(m, "%s is neither true nor false", shown(m.path))
+				return nil, false
 			}
 		}
 	}
@@ -474,20 +493,7 @@ func (d *decoder) modifier(mod *Modifier, m member) (toks []token) {
 		if n.kind != '{' {
 			break
 		}
-		if !d.object(n, []string{"how", "every"}) || !d.has(n, "how") {
-			return nil
-		}
-		how, ok := d.value(n.member("how"))
-		if !ok {
-			return nil
-		}
-		toks = []token{word, how}
-		if every := n.member("every"); every != nil {
-			if t, ok := d.value(every); ok {
-				toks = append(toks, every.word("every"), t)
-			}
-		}
-		return toks
+		return d.check(word, n)
 	}
 	t, ok := d.value(n)
 	if !ok {

@@ -36,6 +36,8 @@ limits: forward 70 to x rate-per-source 5/s queue 5s max-queue 9 schedule mon-fr
 ten:   forward 77 to x check off idle off
 tls:   forward 78 to x tls-cert /a tls-key "/k k" tls-cert /b tls-client-ca /ca tls-alpn h2,http/1.1 target-tls target-name y target-ca /ca target-cert /c target-key /k
 acme:  forward 79 to x tls-acme a.net tls-acme b.net acme-directory https://ca.net/d acme-email o@a.net acme-ca /r target-tls insecure
+two-a: forward 86 to x weight 3, y resolve all backup, z drain, _db._tcp.z policy least-conn slow-start 30s check http /up rise 2 fall 3 every 1s
+two-b: forward 87 to x from ::1 weight 1 check send "\x00\"PING\r\n\\\\" expect "+PONG{"
 `
 
 func bothWays(t *testing.T, file *File) {

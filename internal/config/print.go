@@ -43,8 +43,7 @@ func appendSentence(b []byte, f *fairlead.Forward, mask wordSet) []byte {
 			b = append(b, ", "...)
 		}
 		b = appendDest(b, t)
-		b = appendPrefixes(b, "from", t.From)
-		b = appendConditions(b, t)
+		b = appendTargetWords(b, t)
 	}
 	mask.each(func(i int) {
 		if m := &modifiers[i]; m.field.said(f) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"fairlead"
@@ -61,9 +62,13 @@ func rewriteBlock(text []byte, e *textEntry, old, new *fairlead.Forward) ([]byte
 		}
 	}
 	head := Sentence(&fairlead.Forward{Kind: new.Kind, At: new.At, To: new.To})
+	same := head == Sentence(&fairlead.Forward{Kind: old.Kind, At: old.At, To: old.To})
+	if !same && slices.ContainsFunc(e.toks[brace:], ofHead) {
+		return nil, false // the block says some of it
+	}
 	var out []byte
 	out = append(out, text[:e.sentence]...)
-	if head == Sentence(&fairlead.Forward{Kind: old.Kind, At: old.At, To: old.To}) {
+	if same {
 		out = append(out, text[e.sentence:open]...)
 	} else {
 		out = append(append(out, head...), ' ')
@@ -71,6 +76,13 @@ func rewriteBlock(text []byte, e *textEntry, old, new *fairlead.Forward) ([]byte
 	}
 	out = append(append(out, block...), text[e.tokensEnd:]...)
 	return out, true
+}
+
+// ofHead reports whether a line of a block begins with what is printed before
+// the block: targets and their words.
+func ofHead(t token) bool {
+	m := byWord[t.text]
+	return t.first && !t.quoted && (t.text == "to" || m != nil && m.ofTarget())
 }
 
 // blockLine is a modifier as a line of a block, "" when f does not say it.

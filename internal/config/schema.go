@@ -23,14 +23,22 @@ func Schema() []byte {
 	target := object{"oneOf": []any{
 		object{"type": "string"},
 		closed(object{
-			"dest":      text("HOST[:PORTS], [V6][:PORTS], self[:PORT] or unix:PATH"),
-			"from":      texts,
-			"sni":       texts,
-			"http-host": texts,
-			"alpn":      texts,
-			"protocol":  texts,
+			"dest": text("HOST[:PORTS], [V6][:PORTS], self[:PORT] or unix:PATH"),
 		}, "dest"),
 	}}
+	for _, m := range targetWords {
+		s := object{"oneOf": texts["oneOf"]}
+		switch m.field.(type) {
+		case targetFlag:
+			s = object{"type": "boolean"}
+		case resolveField:
+			s = object{"enum": m.Choices}
+		case weightField:
+			s = object{"type": []string{"integer", "string"}}
+		}
+		s["description"] = m.Help
+		target["oneOf"].([]any)[1].(object)["properties"].(object)[m.Word] = s
+	}
 	grant := closed(object{"listen": texts, "dial": texts})
 	user := closed(object{
 		"user": object{"type": "string"}, "agent": object{"type": "string"},
@@ -108,8 +116,12 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 		return object{"oneOf": texts["oneOf"]}
 	case checkField:
 		return object{"oneOf": []any{
-			object{"enum": m.Choices},
-			object{"type": "object", "properties": object{"how": object{"enum": m.Choices}, "every": object{"type": "string"}},
+			object{"enum": []string{"tcp", "http", "off"}},
+			object{"type": "object", "properties": object{
+				"how": object{"enum": checkHows}, "path": object{"type": "string"}, "every": object{"type": "string"},
+				"send": object{"type": "string"}, "expect": object{"type": "string"},
+				"rise": object{"type": []string{"integer", "string"}}, "fall": object{"type": []string{"integer", "string"}},
+			},
 				"required": []string{"how"}, "additionalProperties": false},
 		}}
 	case certField:
@@ -127,7 +139,10 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 		}}
 	case pacField:
 		return object{"enum": []any{true, false, "kill-switch"}}
-	case conditionField, userField, mayField, certKeyField:
+	case userField, mayField, certKeyField:
+		return nil
+	}
+	if m.ofTarget() {
 		return nil
 	}
 	return object{"type": "string"}

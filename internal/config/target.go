@@ -40,7 +40,7 @@ func (p *parser) targets(to token, f *fairlead.Forward) {
 			p.skip()
 			return
 		}
-		for p.i < len(p.toks) && p.ofTarget() {
+		for p.targetWord() {
 			p.modifier(p.toks[p.i], f)
 		}
 		if p.i >= len(p.toks) || p.toks[p.i].kind != tokenComma {
@@ -52,22 +52,6 @@ func (p *parser) targets(to token, f *fairlead.Forward) {
 	if len(f.To) > 1 && !p.kind.many {
 		p.bad(fairlead.CodeSyntax, to, "%s has one target, not %d", p.kind.Kind, len(f.To))
 	}
-}
-
-// ofTarget reports whether the next word belongs to the target before it.
-func (p *parser) ofTarget() bool {
-	t := p.toks[p.i]
-	m := byWord[t.text]
-	return m != nil && t.is(m.Word) && m.ofTarget()
-}
-
-// ofTarget reports whether the modifier belongs to the target before it.
-func (m *Modifier) ofTarget() bool {
-	switch m.field.(type) {
-	case fromField, conditionField:
-		return true
-	}
-	return false
 }
 
 // dests reads the targets of one word: "a:80,b:80" are two, "a:80,443" is one.
@@ -139,7 +123,7 @@ func (p *parser) dest(t token, text string, f *fairlead.Forward, target *fairlea
 		}
 		return true
 	}
-	if f.At.Unix != "" && len(target.Ports) == 0 {
+	if f.At.Unix != "" && len(target.Ports) == 0 && !target.Service() {
 		p.bad(fairlead.CodeIncomplete, t, "%s needs a port, since a unix socket has none to take over", shown(text)).hint("%s:PORT", text)
 		return false
 	}

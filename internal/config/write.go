@@ -156,9 +156,8 @@ func (w *jsonWriter) forward(f *fairlead.Forward) {
 			w.item()
 			w.open('{')
 			w.field("dest", t.Dest())
-			w.strings("from", prefixTexts(t.From))
-			for _, m := range conditions {
-				w.strings(m.Word, *m.conditionsOf(t))
+			for _, m := range targetWords {
+				m.field.(targetField).jsonTarget(w, m.Word, t)
 			}
 			w.close('}')
 		}
@@ -207,13 +206,7 @@ func (w *jsonWriter) modifiers(f *fairlead.Forward) {
 			w.key(m.Word)
 			w.raw(strconv.FormatUint(uint64(f.Policy.Mark), 10))
 		case checkField:
-			w.key(m.Word)
-			w.open('{')
-			w.field("how", f.Policy.Check.How)
-			if f.Policy.Check.Every != 0 {
-				w.field("every", string(appendDuration(nil, f.Policy.Check.Every)))
-			}
-			w.close('}')
+			field.json(w, m.Word, &f.Policy.Check)
 		case bandwidthField:
 			v := *field(f)
 			if v.Up == v.Down {

@@ -24,7 +24,7 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 	for i := range f.To {
 		t := &f.To[i]
 		switch {
-		case t.Unix == "" && len(t.Ports) == 0 && f.At.Unix != "":
+		case t.Unix == "" && len(t.Ports) == 0 && f.At.Unix != "" && !t.Service():
 			return fairlead.Problemf(fairlead.CodeIncomplete, "the target %s needs a port: the listening unix socket has none", t.Dest())
 		case t.Unix != "" && f.At.Net&fairlead.UDP != 0:
 			return fairlead.Problemf(fairlead.CodeCannotHonour, "a unix socket carries streams, and %s asks for UDP", f.At.String())
@@ -34,6 +34,9 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 	}
 	if front := f.Policy.Front; !fronted(f) {
 		return fairlead.Problemf(fairlead.CodeIncomplete, "front %s chooses among targets, and none has %q behind it", front, front)
+	}
+	if p := fitsShares(f); p != nil {
+		return p
 	}
 	for _, c := range conditions {
 		if word := c.said(f); word != "" {
@@ -66,7 +69,25 @@ type condition struct {
 var conditions = []condition{
 	{word: "by", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.By, "by", "auto", Name) }},
 	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
-	{word: "check", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Check.How, "check", "off", "tcp", "http") }},
+	{word: "check", some: true, said: func(f *fairlead.Forward) string {
+		how := f.Policy.Check.How
+		if f.At.Net == fairlead.UDP && (how == "tcp" || how == "http") {
+			return "check " + how + " on UDP"
+		}
+		if c := f.Policy.Check; c.Path != "" || c.Rise != 0 || c.Fall != 0 {
+			return "check with a path, rise or fall"
+		}
+		return unless(how, "check", "off", "tcp", "http")
+	}},
+	ofTarget("resolve", func(f *fairlead.Forward, t *fairlead.Target) string {
+		switch {
+		case t.Resolve != "":
+			return "resolve"
+		case t.Service():
+			return t.Host
+		}
+		return ""
+	}),
 	{word: "front", some: true, said: func(f *fairlead.Forward) string {
 		return unless(f.Policy.Front, "front", "sni", "http-host", "alpn", "protocol")
 	}},
@@ -113,6 +134,18 @@ var conditions = []condition{
 		}
 		return ""
 	}},
+}
+
+// ofTarget is a condition of a target's word, of which some values are kept.
+func ofTarget(word string, said func(f *fairlead.Forward, t *fairlead.Target) string) condition {
+	return condition{word: word, some: true, said: func(f *fairlead.Forward) string {
+		for i := range f.To {
+			if s := said(f, &f.To[i]); s != "" {
+				return s
+			}
+		}
+		return ""
+	}}
 }
 
 func never(word string, said func(p *fairlead.Policy) bool) condition {

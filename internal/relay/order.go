@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"fairlead"
 )
 
 // The policies: which of several targets that are meant for a client is tried
@@ -28,6 +30,29 @@ var policies = []string{failover, roundRobin, leastConn, random, sourceHash}
 
 // weighing are the policies under which a target's weight is its share.
 func weighing(policy string) bool { return policy != "" && policy != failover }
+
+// fitsShares is what keeps f's policy from sharing connections out as its words
+// say, nil for nothing.
+func fitsShares(f *fairlead.Forward) *fairlead.Problem {
+	choose := f.Policy.Choose
+	refuse := func(format string, args ...any) *fairlead.Problem {
+		return fairlead.Problemf(fairlead.CodeCannotHonour, format, args...).
+			Fix("share the connections out", "policy round-robin, least-conn or random")
+	}
+	for i := range f.To {
+		if t := &f.To[i]; t.Weight != 0 && !weighing(choose) {
+			return refuse("%s has a weight, and policy failover knows no shares: it takes the first target that is up", t.Dest())
+		}
+	}
+	switch {
+	case f.Policy.SlowStart == 0:
+	case !weighing(choose):
+		return refuse("slow-start lets a share grow, and policy failover knows no shares: it takes the first target that is up")
+	case choose == sourceHash:
+		return refuse("slow-start lets a share grow, and with policy source-hash that would move clients from target to target")
+	}
+	return nil
+}
 
 // A chooser is what a rule needs to choose among its targets.
 type chooser struct {
