@@ -179,6 +179,21 @@ func (h *Here) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return []netip.Addr{a.Unmap()}, nil
 }
 
+// Straight is the one address that a dial to host would try first, where that
+// is known without asking anyone: host is an address, or a name whose answer
+// still holds and of which one address is all there is or won lately. It never
+// waits. A caller that connects there by itself, and fails, should still use
+// DialContext, which tries the others and puts the failure into words.
+func (h *Here) Straight(host string) (a netip.Addr, ok bool) {
+	if h.dialer.Control != nil {
+		return a, false // who watches each dial would miss it
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a.Unmap(), a.Zone() == ""
+	}
+	return h.names.straight(host)
+}
+
 func zoneExists(zone string) bool {
 	if index, err := strconv.Atoi(zone); err == nil {
 		_, err = net.InterfaceByIndex(index)

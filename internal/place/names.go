@@ -290,6 +290,23 @@ func (n *Names) winner(name string) (netip.Addr, bool) {
 	return e.winner, true
 }
 
+// straight is the address of name to be tried first, if the last answer still
+// holds and leaves no choice.
+func (n *Names) straight(name string) (netip.Addr, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	e := n.entries[strings.ToLower(name)]
+	switch {
+	case e == nil || !now.Before(e.fresh):
+	case len(e.addrs) == 1:
+		return e.addrs[0], e.addrs[0].Zone() == ""
+	case e.winner.IsValid() && now.Sub(e.won) < winnerFor && slices.Contains(e.addrs, e.winner):
+		return e.winner, e.winner.Zone() == ""
+	}
+	return netip.Addr{}, false
+}
+
 func lookupEnded(ctx context.Context, name string, took time.Duration) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return cancelled(name, ctx)

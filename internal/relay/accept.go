@@ -28,7 +28,7 @@ func (e *entry) accept() {
 			}
 			b := e.rule.Load()
 			e.r.serving.Add(1)
-			e.r.wg.Go(func() { e.serve(b, c, spare) })
+			e.r.wg.Go(func() { e.serve(b, c, originOf(c), spare) })
 			continue
 		}
 		if e.gone.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -82,16 +82,15 @@ func (e *entry) descriptors(c net.Conn) (spare io.Closer, ok bool) {
 
 const outOfDescriptors = "out of file descriptors: new connections wait until some are free"
 
-// serve admits one connection, dials its target and hands both to the pumps.
-// It owns c, the spare descriptor, and two of the budget, until then.
-func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
+// serve admits one connection and leads it to a target. It owns c, two
+// descriptors of the budget until then, and the spare one, if there is any.
+func (e *entry) serve(b *binding, c net.Conn, o origin, spare io.Closer) {
 	r, ru := e.r, b.rule
 	defer r.serving.Add(-1)
-	o := originOf(c)
 	if ru.believed(o.client.Addr()) {
 		var err error
 		if o, err = readHeader(r.ctx, c, o); err != nil {
-			spare.Close()
+			closeSpare(spare)
 			r.turnAway(ru, c, fairlead.NoHeader, badHeader(o, err))
 			return
 		}
@@ -99,7 +98,7 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	client := o.client.Addr()
 	targets, why := admit(ru, client)
 	if why != "" {
-		spare.Close()
+		closeSpare(spare)
 		r.turnAway(ru, c, why, nil)
 		return
 	}
@@ -108,13 +107,27 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	}
 	r.tuneClient(c, ru)
 	c, targets, why, p := r.greet(ru, c, &o, targets)
-	spare.Close()
+	closeSpare(spare)
 	if why != "" {
 		ru.leave(client)
 		r.turnAway(ru, c, why, p)
 		return
 	}
-	t, to, why, err := r.dial(b, &o, ru.order(targets, client))
+	e.lead(b, c, o, targets, 0)
+}
+
+func closeSpare(spare io.Closer) {
+	if spare != nil {
+		spare.Close()
+	}
+}
+
+// lead dials for a client that was admitted and hands both connections to the
+// pumps. spent is how much of the time for it is gone.
+func (e *entry) lead(b *binding, c net.Conn, o origin, targets []*target, spent time.Duration) {
+	r, ru := e.r, b.rule
+	client := o.client.Addr()
+	t, to, why, err := r.dial(b, &o, ru.order(targets, client), spent)
 	if err != nil {
 		ru.leave(client)
 		r.turnAway(ru, c, why, fairlead.AsProblem(err))
@@ -123,7 +136,7 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
 	id := r.table.next()
-	if !r.cfg.Goroutines && ru.bandwidth.up == nil && r.engine.carry(id, ru, to, &o, c, t) {
+	if ru.bandwidth.up == nil && r.engine.carry(id, ru, to, &o, c, t) {
 		return
 	}
 	fc := &conn{r: r, id: id, rule: ru, to: to, from: o.client, at: o.local, name: o.asked.what(), client: c, target: t}
@@ -134,12 +147,15 @@ func (e *entry) serve(b *binding, c net.Conn, spare io.Closer) {
 // turnAway resets a client that did not come through, and gives back its
 // descriptors.
 func (r *Relay) turnAway(ru *rule, c net.Conn, why fairlead.Reason, p *fairlead.Problem) {
-	ru.meter.Refused.Add(1)
-	client := &fairlead.Conn{
-		Forward: ru.f.Name, Network: c.LocalAddr().Network(), Began: time.Now(),
-		Client: addrText(c.RemoteAddr()), Local: addrText(c.LocalAddr()),
-	}
+	client := &fairlead.Conn{Network: c.LocalAddr().Network(), Client: addrText(c.RemoteAddr()), Local: addrText(c.LocalAddr())}
 	sock.Abort(c)
+	r.turnedAway(ru, client, why, p)
+}
+
+// turnedAway counts and tells that a client did not come through.
+func (r *Relay) turnedAway(ru *rule, client *fairlead.Conn, why fairlead.Reason, p *fairlead.Problem) {
+	client.Forward, client.Began = ru.f.Name, time.Now()
+	ru.meter.Refused.Add(1)
 	r.budget.give(2)
 	if ru.flood.tells(client.Began, why) {
 		r.tellOf(fairlead.Event{Kind: fairlead.EventClose, Forward: ru.f.Name, Reason: why, Problem: p}, client)
@@ -155,8 +171,8 @@ func keepalive(c net.Conn, d time.Duration) {
 // dial connects to the first of targets that answers, within the time that
 // the rule allows for all of them. The one that answered counts the connection
 // until it ends.
-func (r *Relay) dial(b *binding, o *origin, targets []*target) (net.Conn, *target, fairlead.Reason, error) {
-	ctx, cancel := b.rule.dialContext(r.ctx)
+func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Duration) (net.Conn, *target, fairlead.Reason, error) {
+	ctx, cancel := b.rule.dialContext(r.ctx, spent)
 	defer cancel()
 	var last error
 	for i, t := range targets {
@@ -220,4 +236,10 @@ func (r *Relay) dialTarget(ctx context.Context, b *binding, client netip.AddrPor
 		case <-time.After(wait):
 		}
 	}
+}
+
+// A straightPlace is this host: to dial from there is to connect. See
+// place.Here.
+type straightPlace interface {
+	Straight(host string) (netip.Addr, bool)
 }

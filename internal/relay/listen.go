@@ -55,7 +55,8 @@ type entry struct {
 	r    *Relay
 	key  key
 	rule atomic.Pointer[binding]
-	ln   net.Listener // tcp, unix
+	ln   net.Listener // tcp, unix; goroutines accept
+	ear  *listening   // tcp; event loops accept
 	udp  *udpEntry
 	gone context.Context // ends when the socket is closed
 	stop context.CancelFunc
@@ -284,9 +285,11 @@ func (r *Relay) open(ctx context.Context, k key, b *binding) (*entry, error) {
 		r.budget.give(1)
 		return nil, err
 	}
-	if e.udp != nil {
+	switch {
+	case e.udp != nil:
 		r.wg.Go(e.udp.receive)
-	} else {
+	case e.key.network == "tcp" && r.engine.listen(e):
+	default:
 		r.wg.Go(e.accept)
 	}
 	return e, nil
@@ -359,9 +362,12 @@ func (e *entry) adopt(f *os.File) error {
 // sessions end, having no socket to answer from.
 func (e *entry) close() {
 	e.stop()
-	if e.udp != nil {
+	switch {
+	case e.udp != nil:
 		e.udp.close()
-	} else {
+	case e.ear != nil:
+		e.ear.close()
+	default:
 		if e.file != nil && !e.lost() {
 			os.Remove(e.key.path)
 		}

@@ -73,6 +73,7 @@ type Holder struct {
 // A Relay is a fairlead.Carrier and a fairlead.Tracker. Close it when done.
 type Relay struct {
 	cfg    Config
+	began  time.Time
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the relay
@@ -103,6 +104,7 @@ func New(cfg Config) *Relay {
 	reserve := min(max(limit/8, 24), 128)
 	r := &Relay{
 		cfg:     cfg,
+		began:   time.Now(),
 		budget:  newBudget(max(limit-reserve, 4)),
 		pipes:   sock.NewPipes(min(max(limit/64, 2), 32)),
 		entries: map[key]*entry{},

@@ -39,6 +39,10 @@ type rule struct {
 	bandwidth throttles
 	arrivals  *bucket // new connections; nil: no limit
 
+	// straight says that a TCP connection needs nothing but a target, so that an
+	// event loop may accept it and connect for it.
+	straight bool
+
 	passed atomic.Bool // a connection has reached a target
 	chooser
 
@@ -98,6 +102,9 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		ru.routed = ru.routed || conditionsOf(t.t) != 0
 		ru.targets = append(ru.targets, t)
 	}
+	if _, ok := ru.place.(straightPlace); ok {
+		ru.straight = !ru.routed && ru.bandwidth.up == nil
+	}
 	ru.draw = rand.Float64
 	ru.fill()
 	return ru
@@ -116,10 +123,11 @@ func orDefault(d, unsaid time.Duration) time.Duration {
 	return d
 }
 
-// dialContext bounds a dial by the time that the rule allows.
-func (ru *rule) dialContext(ctx context.Context) (context.Context, context.CancelFunc) {
+// dialContext bounds a dial by the time that the rule allows, of which some is
+// spent.
+func (ru *rule) dialContext(ctx context.Context, spent time.Duration) (context.Context, context.CancelFunc) {
 	if ru.connect > 0 {
-		return context.WithTimeout(ctx, ru.connect)
+		return context.WithTimeout(ctx, ru.connect-spent)
 	}
 	return context.WithCancel(ctx)
 }

@@ -213,6 +213,9 @@ func (e *entry) answering(ru *rule) {
 
 // control runs f with the descriptor of the listening socket.
 func (e *entry) control(f func(fd int) error) error {
+	if e.ear != nil {
+		return e.ear.control(f)
+	}
 	var c syscall.Conn
 	switch ln := e.ln.(type) {
 	case *net.TCPListener:

@@ -145,7 +145,7 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 		s.header, _ = o.header(v, "udp") // addresses alone always fit
 	}
 	s.to = destination(u.e.key.at.Addr(), k.client, ifindex)
-	ctx, stop := b.rule.dialContext(u.e.r.ctx)
+	ctx, stop := b.rule.dialContext(u.e.r.ctx, 0)
 	s.stop = stop
 	u.mu.Lock()
 	if u.closed {
