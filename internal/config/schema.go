@@ -110,7 +110,7 @@ func (m *Modifier) schema(texts map[string]any) map[string]any {
 		return object{"enum": m.Choices}
 	case count:
 		return object{"type": []string{"integer", "string"}}
-	case markField:
+	case markField, dscpField:
 		return object{"type": []string{"integer", "string"}}
 	case prefixes, fromField, opensField, sourceField, textsField, scheduleField:
 		return object{"oneOf": texts["oneOf"]}

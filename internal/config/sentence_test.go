@@ -101,6 +101,9 @@ func TestSentencesAreReadAndPrinted(t *testing.T) {
 			"forward 1 to a target-tls target-name b target-ca /ca target-cert /c target-key /k"},
 		{"forward 1 to a target-tls verify idle 2s", "forward 1 to a target-tls idle 2s"},
 		{"forward 1 to a target-tls insecure", "forward 1 to a target-tls insecure"},
+		{"forward 1 to a source [2001:db8::1], 10.0.0.1,eth1 mark 0x10 dscp 46 congestion BBR", "forward 1 to a source 2001:db8::1,10.0.0.1,eth1 mark 16 dscp ef congestion bbr"},
+		{"forward 1 to a source keep dscp CS0", "forward 1 to a source keep dscp cs0"},
+		{"forward 1 to a dscp 7 congestion off", "forward 1 to a dscp 7 congestion off"},
 		{"forward 1 idle 2s to a disabled", "forward 1 to a idle 2s disabled"},
 		{"forward 1 to a { idle 2s }", "forward 1 to a idle 2s"},
 		{"web: forward 1 to a # comment", "forward 1 to a"},
@@ -122,7 +125,7 @@ func TestEveryModifierIsReadByAKindThatKnowsIt(t *testing.T) {
 	value := map[string]string{
 		"opens": "113", "via": "jump", "from": "10.0.0.0/8", "sni": "a.net", "http-host": "a.net", "alpn": "h2", "greet": "1s", "deny": "10.0.0.0/8", "max-conns": "1",
 		"max-conns-per-source": "1", "rate": "1/s", "rate-per-source": "1/s", "queue": "1s", "max-queue": "1", "schedule": "mon 01:00-02:00",
-		"bandwidth-per-conn": "1KB/s", "bandwidth-per-source": "1KB/s down", "accept-proxy": "10.0.0.0/8", "source": "keep", "mark": "1", "mode": "660",
+		"bandwidth-per-conn": "1KB/s", "bandwidth-per-source": "1KB/s down", "accept-proxy": "10.0.0.0/8", "source": "keep", "mark": "1", "dscp": "ef", "congestion": "cubic", "mode": "660",
 		"connect": "1s", "idle": "1s", "linger": "1s", "max-lifetime": "1s", "keepalive": "1s", "for": "1s",
 		"bandwidth": "1KB/s", "check": "tcp", "key": "/k", "on": "lan",
 		"tls-cert": "/c", "tls-client-ca": "/ca tls-cert /c", "tls-alpn": "h2,http/1.1 tls-cert /c", "tls-acme": "a.net",

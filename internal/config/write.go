@@ -202,6 +202,10 @@ func (w *jsonWriter) modifiers(f *fairlead.Forward) {
 			w.field(m.Word, "v"+itoa(f.Policy.ProxyProtocol))
 		case sourceField:
 			w.field(m.Word, f.Policy.Source)
+		case dscpField:
+			w.field(m.Word, string(f.Policy.DSCP))
+		case congestionField:
+			w.field(m.Word, f.Policy.Congestion)
 		case markField:
 			w.key(m.Word)
 			w.raw(strconv.FormatUint(uint64(f.Policy.Mark), 10))
