@@ -65,6 +65,10 @@ type Status struct {
 	Problem *Problem // what is wrong, if anything
 	Targets []TargetStatus
 	Meter   *Meter // nil where nothing is counted
+
+	// Congestion is which congestion control its connections have where that is
+	// not simply this host's: "cubic on local legs (host default bbr)".
+	Congestion string
 }
 
 // A TargetStatus is what is known of one target.

@@ -52,6 +52,10 @@ type Forward struct {
 	Error    *Problem   `json:"error,omitempty"`
 	Expires  *time.Time `json:"expires,omitempty"`
 	Counters *Counters  `json:"counters,omitempty"` // not there where nothing is counted
+
+	// Congestion is the congestion control of its connections, where it is not
+	// simply the host's.
+	Congestion string `json:"congestion,omitempty"`
 }
 
 // A Target is what is known of one target.
@@ -189,6 +193,8 @@ func ForwardOf(s fairlead.Status) Forward {
 		Targets: make([]Target, len(s.Targets)),
 		Error:   ProblemOf(s.Problem),
 		Expires: moment(f.Expires),
+
+		Congestion: s.Congestion,
 	}
 	if f.Source.Line > 0 && f.Source.File != "" {
 		j.Source = fmt.Sprintf("%s:%d", f.Source.File, f.Source.Line)

@@ -222,6 +222,9 @@ func (r *Relay) dialTarget(ctx context.Context, b *binding, client netip.AddrPor
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		c, err := r.connect(ctx, b.rule, client, network, address)
 		if err == nil || reason(err) != fairlead.NoDescriptors {
+			if err != nil {
+				r.doubt(b.rule, t, client, network, address, err)
+			}
 			return c, err
 		}
 		if !short {

@@ -24,6 +24,7 @@ type legs struct {
 	cheap    string // what local legs use instead; "" for nothing
 	links    map[netip.Prefix]bool
 	lengths  []int // of the prefixes of IPv4, and of IPv6 with 1000 added
+	own      map[netip.Addr]bool
 }
 
 // usual reports whether a forward that says nothing of congestion needs
@@ -47,30 +48,31 @@ func controls() (standard, cheap string) {
 	return standard, ""
 }
 
-// learnLegs finds out how this host's legs stand.
-func (r *Relay) learnLegs() {
+// learnLegs finds out how this host's legs stand, as far as rules want to know.
+func (r *Relay) learnLegs(rules []*rule) {
 	l := new(legs)
 	defer r.legs.Store(l)
 	l.standard, l.cheap = controls()
-	if l.cheap == "" {
+	if l.cheap == "" && !slices.ContainsFunc(rules, func(ru *rule) bool { return ru.departure.keep }) {
 		return
 	}
-	l.links = map[netip.Prefix]bool{}
+	l.links, l.own = map[netip.Prefix]bool{}, map[netip.Addr]bool{}
 	links, err := net.Interfaces()
 	if err != nil {
 		return
 	}
 	for _, link := range links {
-		if link.Flags&net.FlagUp == 0 || link.Flags&net.FlagPointToPoint != 0 {
-			continue // a tunnel's far end may be anywhere
-		}
 		addrs, _ := link.Addrs()
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
 			if err != nil {
 				continue
 			}
-			l.add(netip.PrefixFrom(p.Addr().Unmap(), p.Bits()))
+			l.own[p.Addr().Unmap()] = true
+			// A tunnel's far end may be anywhere.
+			if link.Flags&net.FlagUp != 0 && link.Flags&net.FlagPointToPoint == 0 {
+				l.add(netip.PrefixFrom(p.Addr().Unmap(), p.Bits()))
+			}
 		}
 	}
 }
@@ -102,6 +104,14 @@ func (l *legs) local(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// isOwn reports whether an address is this host's.
+func (l *legs) isOwn(a netip.Addr) bool {
+	if l == nil || l.own == nil {
+		return isLocal(a)
+	}
+	return a.IsLoopback() || a.IsUnspecified() || l.own[a.WithZone("")]
 }
 
 // congestionFor is the congestion control that a rule wants on the leg to a
@@ -154,4 +164,11 @@ func (r *Relay) tuneClient(c net.Conn, ru *rule) {
 	if raw, err := t.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { sock.SetCongestion(int(fd), name) })
 	}
+}
+
+// statusOf is how a forward stands, with what only the relay knows of it.
+func (r *Relay) statusOf(ru *rule) fairlead.Status {
+	s := ru.status()
+	s.Congestion = r.congestionText(ru)
+	return s
 }

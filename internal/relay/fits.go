@@ -117,10 +117,9 @@ var conditions = []condition{
 		return ""
 	}},
 	{word: "source", some: true, said: sourceNotKept},
-	{word: "mark", some: true, said: func(f *fairlead.Forward) string { return needsLinux(f.Policy.Mark != 0, "mark") }},
-	{word: "congestion", some: true, said: func(f *fairlead.Forward) string {
-		return needsLinux(f.Policy.Congestion != "" && f.Policy.Congestion != "auto" && f.Policy.Congestion != congestionOff, "congestion "+f.Policy.Congestion)
-	}},
+	{word: "mark", some: true, said: markNotKept},
+	{word: "dscp", some: true, said: dscpNotKept},
+	{word: "congestion", some: true, said: congestionNotKept},
 	never("masquerade", func(p *fairlead.Policy) bool { return p.Masquerade }),
 	never("claim", func(p *fairlead.Policy) bool { return p.Claim }),
 	never("alg", func(p *fairlead.Policy) bool { return p.ALG != "" }),

@@ -234,6 +234,9 @@ func (r *Relay) keys(ru *rule) ([]portKey, *fairlead.Problem) {
 	if ru.place == nil {
 		return nil, ru.noPlace
 	}
+	if p := ru.cannotLeave(); p != nil {
+		return nil, p
+	}
 	if at.Unix != "" {
 		return []portKey{{key{network: "unix", path: at.Unix}, 0}}, nil
 	}

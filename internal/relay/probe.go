@@ -125,7 +125,7 @@ func (r *Relay) probe(ru *rule, t *target) {
 			return // it is the next client's to find out
 		}
 	}
-	c, err := r.connect(ctx, ru, netip.AddrPort{}, network, address)
+	c, err := r.connect(ctx, ru, t.asker(ru), network, address)
 	if err == nil {
 		if ru.f.Policy.Check.How == "http" {
 			err = checkHTTP(ctx, c, t)

@@ -149,13 +149,16 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 		}
 		rules[i] = r.newRule(f, was)
 	}
-	r.learnLegs()
+	r.learnLegs(rules)
+	for _, ru := range rules {
+		ru.checkLeaving()
+	}
 	r.listen(ctx, rules)
 	r.rules.Store(&rules)
 
 	statuses := make([]fairlead.Status, len(rules))
 	for i, ru := range rules {
-		statuses[i] = ru.status()
+		statuses[i] = r.statusOf(ru)
 	}
 	return statuses
 }
@@ -180,7 +183,7 @@ func (r *Relay) Report() []fairlead.Status {
 	rules := r.current()
 	statuses := make([]fairlead.Status, len(rules))
 	for i, ru := range rules {
-		statuses[i] = ru.status()
+		statuses[i] = r.statusOf(ru)
 	}
 	return statuses
 }

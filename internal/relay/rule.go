@@ -50,6 +50,7 @@ type rule struct {
 	bound   []string
 	problem *fairlead.Problem // of listening
 	partial bool              // it listens at some of its addresses
+	leaving leaving
 }
 
 type identity struct {
@@ -165,5 +166,6 @@ func (ru *rule) status() fairlead.Status {
 			s.State = fairlead.Partial
 		}
 	}
+	ru.leaving.add(&s)
 	return s
 }

@@ -236,36 +236,3 @@ func (e *entry) control(f func(fd int) error) error {
 	}
 	return ferr
 }
-
-// sourceNotKept is what of "source" this system or the place cannot keep.
-func sourceNotKept(f *fairlead.Forward) string {
-	said := f.Policy.Source
-	switch {
-	case said == "":
-		return ""
-	case f.Via != "":
-		return "source and via" // there the place chooses
-	case said == "keep":
-		return needsLinux(true, "source keep")
-	}
-	for word := range strings.SplitSeq(said, ",") {
-		switch _, err := netip.ParseAddr(word); {
-		case err == nil:
-		case word == "wan" || word == "lan":
-			return "source " + word
-		default:
-			if s := needsLinux(true, "source "+word); s != "" {
-				return s
-			}
-		}
-	}
-	return ""
-}
-
-// needsLinux is word where it is said on a system that has nothing for it.
-func needsLinux(said bool, word string) string {
-	if said && !sock.Departs {
-		return word
-	}
-	return ""
-}

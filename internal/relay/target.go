@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,8 @@ type target struct {
 	back   atomic.Int64  // when it came back, in Unix nanoseconds; 0: it was never down
 	chosen atomic.Uint64 // its last turn
 
+	doubted atomic.Bool // it is being asked whether answers to kept addresses come back
+
 	current int64 // what it has of its share; guarded by chooser.round
 
 	mu      sync.Mutex // guards the rest
@@ -33,6 +36,7 @@ type target struct {
 	failed  int       // checks in a row
 	next    time.Time // of the next probe
 	backoff time.Duration
+	lost    netip.Addr // client whose answers did not come back; see doubt
 }
 
 func newTarget(ft *fairlead.Target) *target {
@@ -54,7 +58,7 @@ func (t *target) inherit(old []*target) {
 		if o.t.Dest() == t.t.Dest() {
 			t.active = o.active
 			o.mu.Lock()
-			t.known, t.problem, t.since, t.next, t.backoff = o.known, o.problem, o.since, o.next, o.backoff
+			t.known, t.problem, t.since, t.next, t.backoff, t.lost = o.known, o.problem, o.since, o.next, o.backoff, o.lost
 			t.down.Store(t.problem != nil)
 			t.back.Store(o.back.Load())
 			o.mu.Unlock()
@@ -66,6 +70,9 @@ func (t *target) inherit(old []*target) {
 func (t *target) saw(p *fairlead.Problem) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if p != nil && p.Code == fairlead.CodeTargetSilent && t.problem != nil && t.problem.Code == fairlead.CodeSourceLost {
+		p = t.problem // which says why
+	}
 	if !t.known || (t.problem == nil) != (p == nil) || p != nil && p.Code != t.problem.Code {
 		t.since = time.Now()
 	}

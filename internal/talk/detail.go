@@ -21,6 +21,8 @@ type Detail struct {
 	Targets  []TargetRow
 	Expires  time.Duration // from now; 0: never
 
+	Congestion string // congestion control, where it is not simply the host's
+
 	Active, Flows, Refused, Dropped int64
 	In, Out                         int64 // bytes from and to clients
 
@@ -54,6 +56,7 @@ func (p *Printer) Forward(d Detail) error {
 	f.text("carried", prefixed("by ", d.Carrier))
 	f.text("listening", strings.Join(d.Bound, ", "))
 	f.text("reach", d.Reach)
+	f.text("congestion", d.Congestion)
 	label := "targets"
 	for _, t := range d.Targets {
 		if !f.plain {

@@ -10,8 +10,11 @@ import (
 )
 
 // Departs says that all of what a socket can be told before it connects is
-// there. On this system it is an address of this host and a code point.
-const Departs = false
+// there, and Binds that an address of this host and a code point are.
+const (
+	Departs = false
+	Binds   = true
+)
 
 func bindSource(fd int, from netip.AddrPort, foreign, stream bool) error {
 	if foreign {

@@ -8,8 +8,11 @@ import (
 )
 
 // Departs says that all of what a socket can be told before it connects is
-// there.
-const Departs = true
+// there, and Binds that an address of this host and a code point are.
+const (
+	Departs = true
+	Binds   = true
+)
 
 func bindSource(fd int, from netip.AddrPort, foreign, stream bool) error {
 	v6 := from.Addr().Is6()

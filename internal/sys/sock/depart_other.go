@@ -8,8 +8,11 @@ import (
 )
 
 // Departs says that all of what a socket can be told before it connects is
-// there. On this system it is nothing.
-const Departs = false
+// there, and Binds that an address of this host and a code point are.
+const (
+	Departs = false
+	Binds   = false
+)
 
 func bindSource(fd int, from netip.AddrPort, foreign, stream bool) error {
 	return errors.ErrUnsupported
