@@ -135,9 +135,9 @@ The forward is tried again by itself when addresses change.`},
 	{CodeProxyHeader, "a sender did not introduce its client",
 		`The forward says "accept-proxy" for the address that connected, so a PROXY protocol header has to come first, within five seconds. It did not come, or it is malformed. Have the sender (HAProxy: send-proxy-v2, nginx: proxy_protocol on) send one, or take its address out of accept-proxy. Whether a header is there is never guessed: anybody could then say that he is somebody else.`},
 	{CodeGreeting, "a client did not say what it asks for",
-		`The forward chooses among its targets by what the client says first (sni, http-host, alpn or protocol). This one stopped within its TLS hello or its HTTP request, needed more than 16 KiB for it, or sent something that two readers could understand differently. It is never guessed what was meant: a client could then be let in under one name and served under another.
+		`The forward chooses among its targets by what the client says first (sni, http-host, alpn or protocol). This one stopped within its TLS hello or its HTTP request, or sent a request that is longer than 16 KiB or that two readers could understand differently. It is never guessed what was meant: a client could then be let in under one name and served under another.
 
-How long a client may take is set with "greet" (3 seconds). A client that says nothing at all, because its server speaks first, goes to the targets of "protocol other", or else to those that take the rest.`},
+How long a client may take is set with "greet" (3 seconds). A client that says nothing at all, because its server speaks first, goes to the targets of "protocol other", or else to those that take the rest. A TLS client whose hello cannot be read is one that names nothing.`},
 	{CodeNoMatch, "no target takes what a client asks for",
 		`Every target of the forward has a condition (sni, http-host, alpn or protocol), and the client met none of them: it asks for another name, speaks another protocol, or waits for the server to speak first. It is reset.
 

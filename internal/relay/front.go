@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -24,6 +25,7 @@ type asked struct {
 	name     string   // server name of TLS; "" for none
 	alpn     []string // protocols offered within TLS, in the client's order
 	host     string   // of HTTP; "" for none
+	odd      error    // why the TLS hello has no name and no protocols
 }
 
 // what is the name asked for, for people.
@@ -75,11 +77,13 @@ func (r *Relay) hear(ru *rule, c net.Conn, o *origin, wanted facts) (fairlead.Re
 	defer stop()
 	known := error(sniff.ErrShort)
 	for {
-		o.head = slices.Grow(o.head, max(1024, 3*len(o.head)))
+		if len(o.head) == cap(o.head) {
+			o.head = slices.Grow(o.head, max(1024, 3*len(o.head)))
+		}
 		n, err := c.Read(o.head[len(o.head):min(cap(o.head), sniff.Limit)])
 		o.head = o.head[:len(o.head)+n]
 		if n > 0 {
-			known = o.asked.learn(o.head, wanted)
+			known = o.asked.learn(o.head, n, wanted)
 		}
 		switch {
 		case known == nil:
@@ -104,10 +108,14 @@ func (r *Relay) hear(ru *rule, c net.Conn, o *origin, wanted facts) (fairlead.Re
 	}
 }
 
-// learn takes from the first bytes of a client what is wanted. Like the
-// functions of package sniff it answers ErrShort until more bytes make no
-// difference.
-func (a *asked) learn(head []byte, wanted facts) error {
+// learn takes from the first bytes of a client what is wanted; the last fresh
+// of them are new. Like the functions of package sniff it answers ErrShort
+// until more bytes make no difference.
+//
+// Who sends a hello that cannot be read has asked for nothing, and goes where
+// everybody may go who names nothing. A request of HTTP that cannot be read is
+// an error: it may hold secrets that are meant for one target only.
+func (a *asked) learn(head []byte, fresh int, wanted facts) error {
 	if a.protocol == "" {
 		var err error
 		if a.protocol, err = sniff.Protocol(head); err != nil {
@@ -117,11 +125,16 @@ func (a *asked) learn(head []byte, wanted facts) error {
 	switch {
 	case a.protocol == sniff.TLS && wanted&(nameFact|alpnFact) != 0:
 		h, err := sniff.ClientHello(head)
-		if err != nil {
+		if err == sniff.ErrShort {
 			return err
 		}
-		a.name, a.alpn = h.Name, h.ALPN
+		a.name, a.alpn, a.odd = h.Name, h.ALPN, err
 	case a.protocol == sniff.HTTP && wanted&hostFact != 0:
+		// A head ends with a line. Not to look before one does bounds what a
+		// client costs that sends its head byte by byte.
+		if len(head) < sniff.Limit && bytes.IndexByte(head[len(head)-fresh:], '\n') < 0 {
+			return sniff.ErrShort
+		}
 		h, err := sniff.HTTPHead(head)
 		if err != nil {
 			return err
@@ -143,21 +156,21 @@ func (a *asked) settle(head []byte) bool {
 
 // noMatch is why a client that asks for something unknown is turned away.
 func noMatch(o *origin) *fairlead.Problem {
-	var p *fairlead.Problem
+	asks := "speaks " + o.asked.protocol
 	switch a := &o.asked; {
 	case len(o.head) == 0:
-		p = fairlead.Problemf(fairlead.CodeNoMatch, "no target takes %s, who says nothing", o.client.Addr())
+		asks = "says nothing"
+	case a.odd != nil:
+		asks = "sends no hello that can be read: " + a.odd.Error()
 	case a.what() != "":
-		p = fairlead.Problemf(fairlead.CodeNoMatch, "no target takes %s, who asks for %s", o.client.Addr(), a.what())
-	default:
-		p = fairlead.Problemf(fairlead.CodeNoMatch, "no target takes %s, who speaks %s", o.client.Addr(), a.protocol)
+		asks = "asks for " + a.what()
 	}
-	return p
+	return fairlead.Problemf(fairlead.CodeNoMatch, "no target takes %s, who %s", endText(o.client, nil), asks)
 }
 
 // badGreeting is why a client that is not understood is turned away.
 func badGreeting(o *origin, err error) *fairlead.Problem {
-	p := fairlead.Problemf(fairlead.CodeGreeting, "%s did not say what it asks for: %v", o.client.Addr(), err)
+	p := fairlead.Problemf(fairlead.CodeGreeting, "%s did not say what it asks for: %v", endText(o.client, nil), err)
 	p.Err = err
 	return p
 }
