@@ -82,6 +82,9 @@ func (j *journal) event(e fairlead.Event) {
 		if c.Target != "" {
 			attrs = append(attrs, slog.String("target", c.Target))
 		}
+		if c.Asked != "" {
+			attrs = append(attrs, slog.String("asked", c.Asked))
+		}
 		if c.ID != "" {
 			attrs = append(attrs, slog.String("id", c.ID))
 		}

@@ -187,7 +187,7 @@ func (p *program) conns(args []string) error {
 	var rows []talk.ConnRow
 	for _, c := range list.Connections {
 		rows = append(rows, talk.ConnRow{
-			ID: c.ID, Forward: c.Forward, Client: c.Client, Target: c.Target,
+			ID: c.ID, Forward: c.Forward, Client: c.Client, Target: c.Target, Asked: c.Asked,
 			Age: time.Duration(c.Age * float64(time.Second)), In: c.BytesIn, Out: c.BytesOut,
 		})
 	}

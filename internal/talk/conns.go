@@ -8,8 +8,17 @@ import (
 // A ConnRow is one live connection or UDP session. Texts may be foreign.
 type ConnRow struct {
 	ID, Forward, Client, Target string
+	Asked                       string // the name that the client asked for; "" where nobody wanted to know
 	Age                         time.Duration
 	In, Out                     int64 // bytes from and to the client
+}
+
+// aim is the target with the name that was asked for.
+func (r *ConnRow) aim() string {
+	if r.Asked == "" {
+		return r.Target
+	}
+	return r.Target + " for " + r.Asked
 }
 
 // Conns prints live connections in the order given. Where the columns do not
@@ -40,7 +49,7 @@ func (l look) conns(b *strings.Builder, rows []ConnRow) {
 		row := [columns]string{l.inert(r.ID), l.inert(r.Forward), l.inert(r.Client), "",
 			Duration(r.Age), Bytes(r.In), Bytes(r.Out)}
 		if r.Target != "" {
-			row[target] = arrow + l.inert(r.Target)
+			row[target] = arrow + l.inert(r.aim())
 		}
 		table = append(table, row)
 	}
@@ -80,7 +89,7 @@ func (l look) connStack(b *strings.Builder, rows []ConnRow) {
 		l.paragraph(b, "", 0, 2, r.ID+"  "+r.Forward)
 		text := r.Client
 		if r.Target != "" {
-			text += " " + l.arrow() + " " + r.Target
+			text += " " + l.arrow() + " " + r.aim()
 		}
 		l.paragraph(b, "  ", 2, 4, text)
 		l.paragraph(b, "  ", 2, 4, "for "+Duration(r.Age)+", "+Bytes(r.In)+" in, "+Bytes(r.Out)+" out")

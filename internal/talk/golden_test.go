@@ -347,6 +347,8 @@ func TestConnsKeepTheirForm(t *testing.T) {
 	golden(t, "conns", nil, func(p *Printer) { p.Conns(rows) })
 	rows = append(rows, ConnRow{ID: "4f30", Forward: "web", Client: "[2001:db8:1234:5678:9abc:def0:1234:5678]:51514", Target: "[2001:db8:1234:5678:9abc:def0:1234:1]:443", Age: 50 * time.Hour})
 	golden(t, "conns-ipv6", nil, func(p *Printer) { p.Conns(rows) })
+	rows = append(rows[:2:2], ConnRow{ID: "4f2e", Forward: "tls", Client: "198.51.100.7:50000", Target: "10.0.0.9:443", Asked: "www.example.net", Age: time.Minute, In: 517, Out: 4096})
+	golden(t, "conns-asked", nil, func(p *Printer) { p.Conns(rows) })
 	golden(t, "conns-none", nil, func(p *Printer) { p.Conns(nil) })
 }
 
