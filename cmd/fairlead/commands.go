@@ -263,6 +263,13 @@ followed by "from CIDR": clients it is meant for. The port is the one that was
 listened at unless it is named; a range leads to a range of the same length,
 port by port, or to one port.
 
+A target may also be followed by what its clients ask for: "sni NAME" (the
+server name of TLS), "http-host NAME" (of the first request), "alpn NAME"
+(offered within TLS), "protocol ssh|tls|http|other". Each may be repeated; one of
+each kind that is said has to be met. "*.example.net" is every name below
+example.net. The closest description counts, not the order; a target without any
+takes the rest. Who says nothing for 3s ("greet") is "protocol other".
+
 Kinds:
 `)
 	for _, k := range config.Kinds() {
