@@ -290,7 +290,7 @@ func (r *Relay) open(ctx context.Context, k key, b *binding) (*entry, error) {
 	}
 	switch {
 	case e.udp != nil:
-		r.wg.Go(e.udp.receive)
+		e.udp.server.serve()
 	case e.key.network == "tcp" && r.engine.listen(e):
 	default:
 		r.wg.Go(e.accept)

@@ -80,7 +80,7 @@ type Relay struct {
 	table  table
 	budget *budget
 	pipes  *sock.Pipes
-	poller *poller
+	udp    *udpEngine
 	engine *engine
 	log    quiet // the trouble that was told lately
 
@@ -120,7 +120,7 @@ func New(cfg Config) *Relay {
 			f.Close() // nothing that could be listened at
 		}
 	}
-	r.poller = newPoller(r)
+	r.udp = newUDPEngine(r)
 	r.engine = newEngine(r)
 	r.wg.Go(r.keepTime)
 	r.wg.Go(r.probeTargets)
@@ -240,7 +240,6 @@ func (r *Relay) Close() {
 	for _, c := range r.table.all() {
 		c.shut()
 	}
-	r.poller.close()
 	r.wg.Wait()
 	r.pipes.Close()
 	for _, f := range r.passed {

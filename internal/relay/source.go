@@ -216,16 +216,17 @@ func (e *entry) control(f func(fd int) error) error {
 	if e.ear != nil {
 		return e.ear.control(f)
 	}
-	var c syscall.Conn
-	switch ln := e.ln.(type) {
-	case *net.TCPListener:
-		c = ln
-	default:
-		if e.udp == nil {
-			return errors.ErrUnsupported
-		}
-		c = e.udp.c
+	if e.udp != nil {
+		return e.udp.server.control(f)
 	}
+	ln, ok := e.ln.(*net.TCPListener)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return controlOf(ln, f)
+}
+
+func controlOf(c syscall.Conn, f func(fd int) error) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err

@@ -3,12 +3,11 @@ package relay
 import (
 	"container/list"
 	"context"
-	"errors"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"fairlead"
@@ -23,17 +22,16 @@ const (
 	maxDialing           = 1024    // sessions of one listening socket that wait for a dial,
 	maxWaiting           = 16      // and the datagrams that each of them holds,
 	maxWaitingBytes      = 4 << 20 // and all of them together
-	datagramSize         = 64 << 10
 )
 
 // A udpEntry is a datagram socket with its sessions: each client address gets
 // a connected socket towards the target, so that answers find their way back
-// and the target's errors stay its own.
+// and the target's errors stay its own. Sockets are read and written by a
+// datagramServer; who has a session, and for how long, is decided here.
 type udpEntry struct {
-	e   *entry
-	c   *net.UDPConn
-	any bool // bound to every address: answers must name theirs
-	raw syscall.RawConn
+	e      *entry
+	any    bool // bound to every address: answers must name theirs
+	server datagramServer
 
 	dialing atomic.Int64 // sessions that wait for a dial
 	waiting atomic.Int64 // bytes of their datagrams
@@ -45,78 +43,105 @@ type udpEntry struct {
 	closed   bool
 }
 
-// A sessionKey is what makes a conversation: who asked, and which address.
-type sessionKey struct {
-	client netip.AddrPort
-	local  netip.Addr
+// A datagramServer moves the datagrams of one listening socket: goroutines do
+// everywhere, an event loop does on Linux.
+type datagramServer interface {
+	// serve begins to receive from clients.
+	serve()
+	// begin sends what has waited for s to be dialed and from then on takes
+	// the answers of up, which it owns.
+	begin(s *session, up net.Conn)
+	// release closes the socket of s, which is over, and gives its descriptor
+	// back to the budget unless it is kept.
+	release(s *session, keep bool)
+	// settle does now what was released and could wait.
+	settle()
+	// control runs f with the descriptor of the listening socket.
+	control(f func(fd int) error) error
+	// close closes the listening socket; when it returns that is done.
+	close()
 }
 
+// A sessionKey is what makes a conversation: who asked, and which address.
+type sessionKey struct {
+	client netip.AddrPort // without a zone
+	scope  int            // the interface of a link-local client
+	local  netip.Addr
+	sender netip.AddrPort // who told of the client; zero where the client came itself
+}
+
+// An arrived is where a datagram comes from and what it asked.
+type arrived struct {
+	sender  netip.AddrPort // without a zone
+	local   netip.Addr
+	ifindex int // by which it came, as far as known
+	told    *origin
+}
+
+// key is the conversation that the datagram belongs to.
+func (a *arrived) key() sessionKey {
+	k := sessionKey{client: a.sender, local: a.local}
+	if a.sender.Addr().IsLinkLocalUnicast() {
+		k.scope = a.ifindex
+	}
+	if a.told != nil {
+		k.client, k.sender = a.told.client, a.sender
+	}
+	return k
+}
+
+// newUDPEntry serves c, which it owns, on an event loop where there is one.
 func newUDPEntry(e *entry, c *net.UDPConn) *udpEntry {
-	return &udpEntry{
-		e: e, c: c,
+	u := &udpEntry{
+		e:        e,
 		any:      e.key.at.Addr().IsUnspecified(),
-		raw:      rawConn(c),
 		sessions: map[sessionKey]*session{},
 		used:     list.New(),
 		sources:  map[netip.Addr]*list.List{},
 	}
-}
-
-// receive takes datagrams from clients until the socket is closed. No error
-// of one client's ends it.
-func (u *udpEntry) receive() {
-	buf, oob := make([]byte, datagramSize), make([]byte, sock.PacketInfoSize)
-	out := newOutlet()
-	for {
-		n, oobn, _, from, err := u.c.ReadMsgUDPAddrPort(buf, oob)
-		if err != nil {
-			if u.e.gone.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			select { // an ICMP error that came back, or no memory: it passes
-			case <-u.e.gone.Done():
-				return
-			case <-time.After(time.Millisecond):
-			}
-			continue
-		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if from.Port() == 0 {
-			continue // nobody could be answered
-		}
-		local, ifindex := sock.PacketInfo(oob[:oobn])
-		if !local.IsValid() {
-			local = u.e.key.at.Addr()
-		}
-		if s := u.session(sessionKey{from, local}, ifindex); s != nil {
-			s.send(buf[:n], out)
-		}
+	if !e.r.cfg.Goroutines {
+		u.server = e.r.udp.server(u, c)
 	}
+	if u.server == nil {
+		u.server = newUDPReader(u, c)
+	}
+	return u
 }
 
-// session finds or begins the conversation k. It returns nil for a client
-// that may not have one.
-func (u *udpEntry) session(k sessionKey, ifindex int) *session {
+// find is the live conversation k, nil where there is none. The caller holds
+// u.mu.
+func (u *udpEntry) find(k *sessionKey) *session {
+	s := u.sessions[*k]
+	if s == nil || s.over.Load() {
+		return nil
+	}
+	return s
+}
+
+// session finds or begins the conversation that a belongs to. It returns nil
+// for a client that may not have one. One goroutine at a time calls it.
+func (u *udpEntry) session(a *arrived) *session {
+	k := a.key()
 	u.mu.Lock()
-	s := u.sessions[k]
-	if s != nil && !s.over.Load() {
+	s := u.find(&k)
+	if s != nil {
 		u.touch(s)
-		u.mu.Unlock()
-		return s
 	}
 	closed := u.closed
 	u.mu.Unlock()
-	if closed {
-		return nil
+	if s != nil || closed {
+		return s
 	}
 
 	b := u.e.rule.Load()
 	ru := b.rule
-	client := k.client.Addr().WithZone("")
+	client := k.client.Addr()
 	targets := ru.choose(client)
+	shown := netip.AddrPortFrom(zoned(client, k.scope), k.client.Port())
 	// A datagram that claims to come from a listener of ours would have its
 	// answer forwarded, and that one's answer, for ever.
-	if !ru.allowed(client) || len(targets) == 0 || u.e.r.entryAt("udp", k.client) != nil {
+	if !ru.allowed(client) || len(targets) == 0 || u.e.r.entryAt("udp", shown) != nil ||
+		a.told != nil && u.e.r.entryAt("udp", a.sender) != nil {
 		ru.meter.Refused.Add(1)
 		return nil
 	}
@@ -135,16 +160,17 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 		return nil
 	}
 	s = &session{
-		u: u, id: u.e.r.table.next(), b: b, key: k, began: time.Now(),
+		u: u, id: u.e.r.table.next(), b: b, key: k, client: shown, began: time.Now(),
+		local: netip.AddrPortFrom(k.local, u.e.key.at.Port()),
 	}
 	if u.any {
-		s.source = sock.SourceInfo(k.local, ifindex)
+		s.source = sock.SourceInfo(k.local, a.ifindex)
 	}
-	if v := ru.f.Policy.ProxyProtocol; v != 0 {
-		o := origin{client: k.client, local: netip.AddrPortFrom(k.local, u.e.key.at.Port())}
-		s.header, _ = o.header(v, "udp") // addresses alone always fit
+	if a.told != nil {
+		s.local = a.told.local
 	}
-	s.to = destination(u.e.key.at.Addr(), k.client, ifindex)
+	s.introduce(a.told)
+	s.address(a)
 	ctx, stop := b.rule.dialContext(u.e.r.ctx, 0)
 	s.stop = stop
 	u.mu.Lock()
@@ -160,7 +186,8 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 	if u.sources[key] == nil {
 		u.sources[key] = list.New()
 	}
-	s.inSource = u.sources[key].PushFront(s)
+	s.ofSource = u.sources[key]
+	s.inSource = s.ofSource.PushFront(s)
 	u.mu.Unlock()
 
 	ru.meter.Flows.Add(1)
@@ -171,15 +198,24 @@ func (u *udpEntry) session(k sessionKey, ifindex int) *session {
 	return s
 }
 
+// zoned is a with the name of the interface that it belongs to, if any.
+func zoned(a netip.Addr, scope int) netip.Addr {
+	if scope == 0 {
+		return a
+	}
+	if i, err := net.InterfaceByIndex(scope); err == nil {
+		return a.WithZone(i.Name)
+	}
+	return a.WithZone(strconv.Itoa(scope))
+}
+
 // touch marks s as used just now. The caller holds u.mu.
 func (u *udpEntry) touch(s *session) {
 	if s.inUsed == nil {
 		return
 	}
 	u.used.MoveToFront(s.inUsed)
-	if l := u.sources[sourceKey(s.key.client.Addr())]; l != nil {
-		l.MoveToFront(s.inSource)
-	}
+	s.ofSource.MoveToFront(s.inSource)
 }
 
 // makeRoom ends the session that was used least recently where a new one
@@ -214,6 +250,7 @@ func (u *udpEntry) evict(l *list.List) bool {
 		return false
 	}
 	last.Value.(*session).finish(fairlead.Evicted)
+	u.server.settle()
 	return true
 }
 
@@ -223,7 +260,11 @@ func (u *udpEntry) takeOver() bool {
 	u.mu.Lock()
 	last := u.used.Back()
 	u.mu.Unlock()
-	return last != nil && last.Value.(*session).end(fairlead.Evicted)
+	if last == nil || !last.Value.(*session).end(fairlead.Evicted, true) {
+		return false
+	}
+	u.server.settle()
+	return true
 }
 
 // forget takes s out of the tables.
@@ -258,7 +299,7 @@ func (u *udpEntry) close() {
 	for _, s := range all {
 		s.finish(fairlead.Shutdown)
 	}
-	u.c.Close()
+	u.server.close()
 }
 
 // A session is one client's conversation with the target.
@@ -267,25 +308,43 @@ type session struct {
 	id     uint64
 	b      *binding // under which it began
 	key    sessionKey
-	source []byte // control data that answers from the address asked
-	header []byte // goes before each datagram to the target; nil: none
-	to     sockaddr
+	client netip.AddrPort // with its zone
+	local  netip.AddrPort // what it asked
+	source []byte         // control data that answers from the address asked
+	header []byte         // goes before each datagram to the target; nil: none
 	began  time.Time
+	link   udpLink // the event loop's
+	hand   udpHand // the goroutines'
 
-	in, out atomic.Int64
-	last    atomic.Int64 // when a datagram passed last, in nanoseconds since began
-	refused atomic.Bool  // the target said that nothing listens, and nothing since
-	over    atomic.Bool
+	in, out  atomic.Int64
+	last     atomic.Int64 // when a datagram passed last, in nanoseconds since began
+	requests atomic.Int64 // datagrams of the client, where they are counted
+	replies  atomic.Int64 // and of the target
+	refused  atomic.Bool  // the target said that nothing listens, and nothing since
+	over     atomic.Bool  // is set with mu held
 
 	inUsed, inSource *list.Element // guarded by u.mu
+	ofSource         *list.List    // the list of inSource
 
-	mu      sync.Mutex // guards the rest
-	stop    func()     // ends the dial; nil when that is over
-	up      net.Conn   // connected to the target; nil while dialing
-	target  *target    // which that is
-	raw     syscall.RawConn
-	ready   bool // what has waited is sent
-	waiting [][]byte
+	mu      sync.Mutex     // guards the rest
+	stop    func()         // ends the dial; nil when that is over
+	target  *target        // reached; nil while dialing
+	far     netip.AddrPort // its address
+	waiting [][]byte       // datagrams that came during the dial
+	kept    bool           // somebody else has its descriptor
+}
+
+// introduce sets what each datagram tells the target about the client.
+func (s *session) introduce(told *origin) {
+	v := s.b.rule.f.Policy.ProxyProtocol
+	if v == 0 {
+		return
+	}
+	o := origin{client: s.client, local: s.local}
+	if told != nil {
+		o = *told
+	}
+	s.header, _ = o.header(v, "udp") // what was read, and addresses alone, always fit
 }
 
 // dial connects the session to its target and sends what has waited.
@@ -309,16 +368,15 @@ func (s *session) dial(ctx context.Context, targets []*target) {
 			s.b.rule.meter.Refused.Add(1)
 		}
 		s.finish(reason(err))
+		s.undialed()
 		return
 	}
 	if !s.connected(up, chosen) {
 		up.Close()
+		s.undialed()
 		return
 	}
-	s.sendWaiting()
-	if s.raw == nil || !r.poller.add(s) {
-		r.wg.Go(s.readAnswers)
-	}
+	s.u.server.begin(s, up)
 }
 
 func (r *Relay) dialDatagrams(ctx context.Context, b *binding, client netip.AddrPort, t *target) (net.Conn, error) {
@@ -329,7 +387,8 @@ func (r *Relay) dialDatagrams(ctx context.Context, b *binding, client netip.Addr
 	return r.connect(ctx, b.rule, client, "udp", address)
 }
 
-// connected notes the dialed socket, unless the session has ended meanwhile.
+// connected notes the target that was dialed, unless the session has ended
+// meanwhile.
 func (s *session) connected(up net.Conn, t *target) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -338,8 +397,7 @@ func (s *session) connected(up net.Conn, t *target) bool {
 	if s.over.Load() {
 		return false
 	}
-	s.up, s.raw = up, rawConn(up)
-	s.target = t
+	s.target, s.far = t, sock.AddrPort(up.RemoteAddr())
 	t.active.Add(1)
 	// Told under the lock, so that the end is told afterwards.
 	d := s.describeLocked()
@@ -347,37 +405,13 @@ func (s *session) connected(up net.Conn, t *target) bool {
 	return true
 }
 
-// sendWaiting sends what came during the dial, and what comes meanwhile after
-// it, so that datagrams keep their order.
-func (s *session) sendWaiting() {
-	out := newOutlet()
-	for {
-		s.mu.Lock()
-		waiting := s.waiting
-		s.waiting = nil
-		s.ready = len(waiting) == 0
-		s.mu.Unlock()
-		if len(waiting) == 0 {
-			return
-		}
-		for _, d := range waiting {
-			s.u.waiting.Add(-int64(len(d)))
-			s.write(d, out)
-		}
-	}
-}
-
-// send takes a datagram from the client to the target.
-func (s *session) send(d []byte, out *outlet) {
-	s.last.Store(int64(time.Since(s.began)))
+// undialed gives back the descriptor of a session that is over without having
+// had a target.
+func (s *session) undialed() {
 	s.mu.Lock()
-	ready := s.ready
-	if !ready {
-		s.wait(d)
-	}
-	s.mu.Unlock()
-	if ready {
-		s.write(d, out)
+	defer s.mu.Unlock()
+	if !s.kept {
+		s.u.e.r.budget.give(1)
 	}
 }
 
@@ -391,76 +425,53 @@ func (s *session) wait(d []byte) {
 	s.waiting = append(s.waiting, append([]byte(nil), d...))
 }
 
-func (s *session) write(d []byte, out *outlet) {
-	if l := s.b.rule.bandwidth.up; l != nil && !l.try(len(d), time.Now()) {
-		s.b.rule.meter.Dropped.Add(1)
-		return
+// waited takes what has waited.
+func (s *session) waited() [][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.waiting
+	s.waiting = nil
+	for _, d := range waiting {
+		s.u.waiting.Add(-int64(len(d)))
 	}
-	n := len(d)
-	if len(s.header) > 0 {
-		// In the same datagram: each is understood by itself.
-		b := buffers.Get().(*buffer)
-		defer buffers.Put(b)
-		if n+len(s.header) > len(b) {
-			s.b.rule.meter.Dropped.Add(1)
-			return
-		}
-		d = append(append(b[:0], s.header...), d...)
-	}
-	err := out.send(s, d)
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		// That was the answer to an earlier datagram. This one has not left.
-		s.noteRefused()
-		err = out.send(s, d)
-	}
-	m := s.b.rule.meter
-	if err != nil {
-		m.Dropped.Add(1)
-		return
-	}
-	s.in.Add(int64(n))
-	m.In.Add(int64(n))
+	return waiting
 }
 
-// answer takes a datagram from the target to the client.
-func (s *session) answer(d []byte) {
-	s.last.Store(int64(time.Since(s.began)))
-	s.refused.Store(false)
-	s.u.mu.Lock()
-	s.u.touch(s)
-	s.u.mu.Unlock()
+// sent counts datagrams that have left for the target, or not.
+func (s *session) sent(bytes, dropped int) {
 	m := s.b.rule.meter
-	if l := s.b.rule.bandwidth.down; l != nil && !l.try(len(d), time.Now()) {
-		m.Dropped.Add(1)
-		return
+	if bytes > 0 {
+		s.in.Add(int64(bytes))
+		m.In.Add(int64(bytes))
 	}
-	if err := s.u.answer(s, d); err != nil {
-		m.Dropped.Add(1)
-		return
+	if dropped > 0 {
+		m.Dropped.Add(int64(dropped))
 	}
-	s.out.Add(int64(len(d)))
-	m.Out.Add(int64(len(d)))
+}
+
+// answered counts answers that have left for the client, or not.
+func (s *session) answered(bytes, dropped int) {
+	m := s.b.rule.meter
+	if bytes > 0 {
+		s.out.Add(int64(bytes))
+		m.Out.Add(int64(bytes))
+	}
+	if dropped > 0 {
+		m.Dropped.Add(int64(dropped))
+	}
 	if !s.b.rule.passed.Load() {
 		s.b.rule.passed.Store(true)
 	}
-	s.noteAnswer()
 }
 
-// readAnswers serves a session where there is no poller.
-func (s *session) readAnswers() {
-	buf := make([]byte, datagramSize)
-	for {
-		n, err := s.up.Read(buf)
-		switch {
-		case err == nil:
-			s.answer(buf[:n])
-		case s.over.Load() || errors.Is(err, net.ErrClosed):
-			return
-		case errors.Is(err, syscall.ECONNREFUSED):
-			s.noteRefused()
-		default:
-			s.finish(fairlead.Failed)
-			return
+// heard notes that the target has answered.
+func (s *session) heard() {
+	if s.refused.Load() {
+		s.refused.Store(false)
+	}
+	for _, t := range s.b.rule.targets {
+		if len(s.b.rule.targets) == 1 && t.status().Problem != nil {
+			s.u.e.r.saw(t, nil)
 		}
 	}
 }
@@ -471,7 +482,7 @@ func (s *session) noteRefused() {
 	if s.refused.Swap(true) {
 		return
 	}
-	address := addrText(s.up.RemoteAddr())
+	address := s.far.String()
 	for _, t := range s.b.rule.targets {
 		if len(s.b.rule.targets) == 1 || t.t.Dest() == address {
 			s.u.e.r.saw(t, fairlead.Problemf(fairlead.CodeTargetRefuses,
@@ -480,46 +491,34 @@ func (s *session) noteRefused() {
 	}
 }
 
-func (s *session) noteAnswer() {
-	for _, t := range s.b.rule.targets {
-		if len(s.b.rule.targets) == 1 && t.status().Problem != nil {
-			s.u.e.r.saw(t, nil)
-		}
-	}
-}
-
 // finish ends the session for good; the first reason counts.
-func (s *session) finish(why fairlead.Reason) {
-	if s.end(why) {
-		s.u.e.r.budget.give(1)
-	}
-}
+func (s *session) finish(why fairlead.Reason) { s.end(why, false) }
 
-// end is finish without giving back the descriptor. It returns false when
-// somebody else has ended the session, and then gives it back.
-func (s *session) end(why fairlead.Reason) bool {
-	if !s.over.CompareAndSwap(false, true) {
+// end is finish. With keep the caller has the session's descriptor, unless end
+// returns false because somebody else has ended the session.
+func (s *session) end(why fairlead.Reason, keep bool) bool {
+	s.mu.Lock()
+	if s.over.Load() {
+		s.mu.Unlock()
 		return false
 	}
+	s.over.Store(true)
+	t := s.target
+	s.kept = keep
+	if s.stop != nil {
+		s.stop() // whoever dials finds that it is over
+	}
+	s.mu.Unlock()
 	r := s.u.e.r
 	s.u.forget(s)
-	s.mu.Lock()
-	up := s.up
-	if s.stop != nil {
-		s.stop()
+	dropped := len(s.waited())
+	m := s.b.rule.meter
+	m.Dropped.Add(int64(dropped))
+	if t != nil {
+		t.active.Add(-1)
+		s.u.server.release(s, keep)
 	}
-	for _, d := range s.waiting {
-		s.u.waiting.Add(-int64(len(d)))
-		s.b.rule.meter.Dropped.Add(1)
-	}
-	s.waiting = nil
-	s.mu.Unlock()
-	if up != nil {
-		r.poller.remove(s)
-		up.Close()
-		s.target.active.Add(-1)
-	}
-	s.b.rule.meter.Active.Add(-1)
+	m.Active.Add(-1)
 	r.table.remove(s)
 	r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: s.b.rule.f.Name, Reason: why}, s)
 	return true
@@ -553,11 +552,11 @@ func (s *session) describe() fairlead.Conn {
 func (s *session) describeLocked() fairlead.Conn {
 	d := fairlead.Conn{
 		ID: idText(s.id), Forward: s.b.rule.f.Name, Network: "udp",
-		Client: s.key.client.String(), Local: netip.AddrPortFrom(s.key.local, s.u.e.key.at.Port()).String(),
+		Client: s.client.String(), Local: s.local.String(),
 		Began: s.began, In: s.in.Load(), Out: s.out.Load(),
 	}
-	if s.up != nil {
-		d.Target = addrText(s.up.RemoteAddr())
+	if s.target != nil {
+		d.Target = s.far.String()
 	}
 	return d
 }

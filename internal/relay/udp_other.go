@@ -10,8 +10,8 @@ type sockaddr struct{}
 func destination(netip.Addr, netip.AddrPort, int) (none sockaddr) { return }
 
 // answer sends a datagram to a client.
-func (u *udpEntry) answer(s *session, d []byte) error {
-	_, _, err := u.c.WriteMsgUDPAddrPort(d, s.source, s.key.client)
+func (l *udpReader) answer(s *session, d []byte) error {
+	_, _, err := l.c.WriteMsgUDPAddrPort(d, s.source, s.client)
 	return err
 }
 
@@ -21,6 +21,6 @@ type outlet struct{}
 func newOutlet() *outlet { return nil }
 
 func (*outlet) send(s *session, d []byte) error {
-	_, err := s.up.Write(d)
+	_, err := s.hand.up.Write(d)
 	return err
 }

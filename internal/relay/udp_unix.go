@@ -24,12 +24,12 @@ func destination(at netip.Addr, client netip.AddrPort, ifindex int) sockaddr {
 	return to
 }
 
-// answer sends a datagram to a client without ever waiting: the one reader of
-// all answers must not be held up by a client that cannot be reached.
-func (u *udpEntry) answer(s *session, d []byte) error {
+// answer sends a datagram to a client without ever waiting: nobody else must be
+// held up by a client that cannot be reached.
+func (l *udpReader) answer(s *session, d []byte) error {
 	var err error
-	if werr := u.raw.Write(func(fd uintptr) bool {
-		_, err = unix.SendmsgN(int(fd), d, s.source, s.to, unix.MSG_DONTWAIT)
+	if werr := l.raw.Write(func(fd uintptr) bool {
+		_, err = unix.SendmsgN(int(fd), d, s.source, s.hand.to, unix.MSG_DONTWAIT)
 		return true
 	}); werr != nil {
 		return werr
@@ -59,12 +59,12 @@ func (o *outlet) once(fd uintptr) bool {
 }
 
 func (o *outlet) send(s *session, d []byte) error {
-	if s.raw == nil {
-		_, err := s.up.Write(d)
+	if s.hand.raw == nil {
+		_, err := s.hand.up.Write(d)
 		return err
 	}
 	o.d = d
-	err := s.raw.Write(o.try)
+	err := s.hand.raw.Write(o.try)
 	o.d = nil
 	if err != nil {
 		return err

@@ -51,25 +51,33 @@ func PacketInfo(oob []byte) (asked netip.Addr, ifindex int) {
 		if h.Len < unix.SizeofCmsghdr || uint64(h.Len) > uint64(len(oob)) {
 			return
 		}
-		data := oob[unix.CmsgLen(0):h.Len]
-		switch {
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			p := (*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0]))
-			// Spec_dst rather than Addr: for a broadcast it is the address to answer from.
-			return netip.AddrFrom4(p.Spec_dst), int(p.Ifindex)
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			p := (*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0]))
-			a := netip.AddrFrom16(p.Addr).Unmap()
-			if a.IsMulticast() { // nothing may be sent from it
-				a = netip.IPv6Unspecified()
-			}
-			return a, int(p.Ifindex)
+		if asked, ifindex = packetInfo(h, oob[unix.CmsgLen(0):h.Len]); asked.IsValid() {
+			return
 		}
 		step := unix.CmsgSpace(int(h.Len) - unix.CmsgLen(0))
 		if step > len(oob) {
 			return
 		}
 		oob = oob[step:]
+	}
+	return
+}
+
+// packetInfo reads one piece of control data; it is zero for one of another
+// kind.
+func packetInfo(h *unix.Cmsghdr, data []byte) (asked netip.Addr, ifindex int) {
+	switch {
+	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+		p := (*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0]))
+		// Spec_dst rather than Addr: for a broadcast it is the address to answer from.
+		return netip.AddrFrom4(p.Spec_dst), int(p.Ifindex)
+	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+		p := (*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0]))
+		a := netip.AddrFrom16(p.Addr).Unmap()
+		if a.IsMulticast() { // nothing may be sent from it
+			a = netip.IPv6Unspecified()
+		}
+		return a, int(p.Ifindex)
 	}
 	return
 }

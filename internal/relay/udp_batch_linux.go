@@ -1,0 +1,349 @@
+package relay
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fairlead/internal/sys/sock"
+)
+
+// fromClients takes what clients have sent to x, and sends to each target in
+// one go what is meant for it.
+func (l *udpLoop) fromClients(x *udpSocket) {
+	n, err := l.in.Receive(x.fd, 0, batch)
+	if err != nil {
+		if err != unix.EAGAIN && err != unix.EINTR {
+			time.Sleep(time.Millisecond) // no memory: it passes
+		}
+		return
+	}
+	l.sort(x, n)
+	for _, c := range l.fresh {
+		l.pieces[c.piece].s = x.u.session(&c.from)
+	}
+	for i := range l.pieces {
+		s := l.pieces[i].s
+		if s == nil {
+			continue
+		}
+		if len(s.link.ask) == 0 {
+			l.asking = append(l.asking, s)
+		}
+		s.link.ask = append(s.link.ask, int32(i))
+	}
+	for _, s := range l.asking {
+		l.toTarget(s, l.pieces, s.link.ask)
+		s.link.ask = s.link.ask[:0]
+	}
+	clear(l.asking) // keeps nothing alive
+	clear(l.pieces)
+	clear(l.fresh)
+	l.asking, l.pieces, l.fresh = l.asking[:0], l.pieces[:0], l.fresh[:0]
+}
+
+// sort finds whose the n datagrams are that x has received.
+func (l *udpLoop) sort(x *udpSocket, n int) {
+	u := x.u
+	var before *sock.Address // the datagram before this one
+	var local netip.Addr     // what it asked
+	var s *session           // and whose it was
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for i := range n {
+		says := l.in.Arrival(i)
+		if says.Counted {
+			u.e.rule.Load().rule.meter.Dropped.Add(int64(says.Missed - x.missed))
+			x.missed = says.Missed
+		}
+		from := l.in.Sender(i)
+		p := piece{body: l.in.Bytes(i), segment: says.Segment}
+		if s == nil || !from.Same(before) || says.Local != local {
+			a, ok := l.arrived(u, from, &says)
+			if !ok {
+				continue
+			}
+			before, local = from, says.Local
+			k := a.key()
+			if s = u.find(&k); s == nil {
+				l.fresh = append(l.fresh, newcomer{int32(len(l.pieces)), a})
+			} else if since := int64(l.now.Sub(s.began)); s.last.Swap(since) != since {
+				u.touch(s)
+			}
+		}
+		p.s = s
+		l.pieces = append(l.pieces, p)
+	}
+}
+
+// arrived is where a datagram comes from; ok is false where nobody could be
+// answered.
+func (l *udpLoop) arrived(u *udpEntry, from *sock.Address, says *sock.Arrival) (a arrived, ok bool) {
+	a.sender, a.ifindex = from.AddrPort()
+	if says.Ifindex != 0 {
+		a.ifindex = says.Ifindex
+	}
+	if a.local = says.Local; !a.local.IsValid() {
+		a.local = u.e.key.at.Addr()
+	}
+	return a, a.sender.Port() != 0
+}
+
+// toTarget sends to s's target those of pieces that which counts up.
+func (l *udpLoop) toTarget(s *session, pieces []piece, which []int32) {
+	k := &s.link
+	if !k.linked {
+		l.toUnlinked(s, pieces, which)
+		return
+	}
+	limit := s.b.rule.bandwidth.up
+	split := limit != nil || len(s.header) > 0 || k.noTrains[toTarget]
+	put := func(d []byte) {
+		if limit != nil && !limit.try(len(d), l.now) {
+			s.sent(0, 1)
+			return
+		}
+		l.put(k.socket, toTarget, piece{s: s, body: d})
+	}
+	for _, i := range which {
+		if p := &pieces[i]; split {
+			p.each(put)
+		} else {
+			l.put(k.socket, toTarget, *p)
+		}
+	}
+	l.flush(k.socket, toTarget)
+}
+
+// toUnlinked keeps what came during the dial, or leaves it to a ferry.
+func (l *udpLoop) toUnlinked(s *session, pieces []piece, which []int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range which {
+		pieces[i].each(func(d []byte) {
+			if f := s.link.ferry; f != nil {
+				f.take(d)
+			} else {
+				s.wait(d)
+			}
+		})
+	}
+}
+
+// fromTarget takes the answers that have come for s. They leave with those of
+// others at the end of the round.
+func (l *udpLoop) fromTarget(s *session) {
+	k := &s.link
+	up := k.burst
+	if l.held+up > batch {
+		l.reply()
+	}
+	n, err := l.back.Receive(k.socket, l.held, up)
+	switch err {
+	case nil:
+	case unix.ECONNREFUSED:
+		s.noteRefused()
+		return
+	default:
+		return // EHOSTUNREACH and its like come from routers and pass
+	}
+	// Where one waits, more may: but looking for them costs, too.
+	if k.burst = max(n, 1); n == up {
+		k.burst = min(2*n, batch/2)
+	}
+	s.last.Store(int64(l.now.Sub(s.began)))
+	if s.refused.Load() || l.now.Sub(k.looked) > tick {
+		k.looked = l.now
+		s.heard()
+	}
+	x := s.u.server.(*udpSocket)
+	if len(x.answers) == 0 {
+		l.replying = append(l.replying, x)
+	}
+	for i := l.held; i < l.held+n; i++ {
+		says := l.back.Arrival(i)
+		if says.Counted {
+			s.answered(0, int(says.Missed-k.missed))
+			k.missed = says.Missed
+		}
+		x.answers = append(x.answers, piece{s: s, body: l.back.Bytes(i), segment: says.Segment})
+	}
+	l.held += n
+}
+
+// reply sends all answers that were taken: those of one listening socket in
+// one go, whosever they are.
+func (l *udpLoop) reply() {
+	for _, x := range l.replying {
+		if x.fd >= 0 {
+			l.toClients(x)
+		}
+		clear(x.answers)
+		x.answers = x.answers[:0]
+	}
+	clear(l.replying)
+	l.replying = l.replying[:0]
+	l.held = 0
+}
+
+func (l *udpLoop) toClients(x *udpSocket) {
+	var before *session
+	x.u.mu.Lock()
+	for i := range x.answers {
+		if s := x.answers[i].s; s != before {
+			x.u.touch(s)
+			before = s
+		}
+	}
+	x.u.mu.Unlock()
+	for i := range x.answers {
+		p := &x.answers[i]
+		limit := p.s.b.rule.bandwidth.down
+		switch {
+		case p.s.over.Load():
+		case limit == nil && !p.s.link.noTrains[toClient]:
+			l.put(x.fd, toClient, *p)
+		default:
+			p.each(func(d []byte) {
+				if limit != nil && !limit.try(len(d), l.now) {
+					p.s.answered(0, 1)
+					return
+				}
+				l.put(x.fd, toClient, piece{s: p.s, body: d})
+			})
+		}
+	}
+	l.flush(x.fd, toClient)
+}
+
+// A way is a direction.
+type way uint8
+
+const (
+	toTarget way = iota
+	toClient
+)
+
+// put has p leave through fd, soon.
+func (l *udpLoop) put(fd int, w way, p piece) {
+	if l.out.Full() {
+		l.flush(fd, w)
+	}
+	l.outs = append(l.outs, p)
+	putInto(l.out, w, &p)
+}
+
+// putInto adds p to a batch.
+func putInto(d *sock.Departures, w way, p *piece) {
+	if w == toTarget {
+		d.Add(p.s.header, p.body, nil, nil, p.segment)
+	} else {
+		d.Add(nil, p.body, &p.s.link.to, p.s.source, p.segment)
+	}
+}
+
+// flush sends what was put.
+func (l *udpLoop) flush(fd int, w way) {
+	if l.out.Len() == 0 {
+		return
+	}
+	l.send(fd, w, l.out, l.outs)
+	clear(l.outs)
+	l.out.Reset()
+	l.outs = l.outs[:0]
+}
+
+// send sends a batch and counts what became of it. A datagram that is refused
+// is lost alone; a train that is refused as such goes in pieces.
+func (l *udpLoop) send(fd int, w way, d *sock.Departures, pieces []piece) {
+	var c tally
+	again := -1 // was sent again, after an error of an earlier one
+	for at := 0; at < len(pieces); {
+		n, err := d.Send(fd, at)
+		for range n {
+			c.count(w, &pieces[at], true)
+			at++
+		}
+		if err == nil || err == unix.EINTR {
+			continue
+		}
+		p := &pieces[at]
+		switch {
+		case err == unix.ECONNREFUSED && again != at:
+			// That was the answer to an earlier datagram. This one has not left.
+			p.s.noteRefused()
+			again = at
+			continue
+		case p.segment > 0 && refusesTrains(err):
+			p.s.link.noTrains[w] = true
+			c.commit(w)
+			l.sendApart(fd, w, p)
+		case err == unix.EAGAIN: // as the network would
+			for ; at < len(pieces); at++ {
+				c.count(w, &pieces[at], false)
+			}
+			continue
+		default:
+			c.count(w, p, false)
+		}
+		at++
+	}
+	c.commit(w)
+}
+
+// refusesTrains says that a train may be what is wrong: the way out cannot
+// compute checksums (EIO), a datagram of it needs fragments (EINVAL,
+// EMSGSIZE), or the system does not know of trains.
+func refusesTrains(err error) bool {
+	return err == unix.EIO || err == unix.EINVAL || err == unix.EMSGSIZE || err == unix.EOPNOTSUPP || err == unix.ENOPROTOOPT
+}
+
+// sendApart sends the datagrams of a train one by one.
+func (l *udpLoop) sendApart(fd int, w way, p *piece) {
+	flush := func() {
+		l.send(fd, w, l.apart, l.parts)
+		clear(l.parts)
+		l.apart.Reset()
+		l.parts = l.parts[:0]
+	}
+	p.each(func(d []byte) {
+		if l.apart.Full() {
+			flush()
+		}
+		part := piece{s: p.s, body: d}
+		l.parts = append(l.parts, part)
+		putInto(l.apart, w, &part)
+	})
+	flush()
+}
+
+// A tally counts for one session after the other, so that counters that others
+// read are touched once for many datagrams.
+type tally struct {
+	s              *session
+	bytes, dropped int
+}
+
+func (c *tally) count(w way, p *piece, left bool) {
+	if p.s != c.s {
+		c.commit(w)
+		c.s = p.s
+	}
+	if left {
+		c.bytes += len(p.body)
+	} else {
+		c.dropped += p.count()
+	}
+}
+
+func (c *tally) commit(w way) {
+	switch {
+	case c.s == nil:
+	case w == toTarget:
+		c.s.sent(c.bytes, c.dropped)
+	default:
+		c.s.answered(c.bytes, c.dropped)
+	}
+	*c = tally{}
+}
