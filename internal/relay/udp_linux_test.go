@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -319,6 +320,7 @@ func TestDenyAndFromHoldForClientsWithAZone(t *testing.T) {
 	}
 	client.Addr("eth0", "fe80::2/64")
 	gateway.Addr("lan0", "fe80::1/64")
+	zone := zoneOf(t, client, "eth0")
 	echo := lab.ServeUDP(t, lab.At{}, lab.UDPEcho)
 	peer := lab.Serve(t, lab.At{Network: "tcp"}, lab.Banner("hello"))
 	r := newRelay(t, relay.Config{})
@@ -335,7 +337,7 @@ func TestDenyAndFromHoldForClientsWithAZone(t *testing.T) {
 			t.Fatal(err)
 		}
 		entry := func(f *fairlead.Forward) string {
-			return fmt.Sprintf("[fe80::1%%eth0]:%d", f.At.Ports[0].First)
+			return fmt.Sprintf("[fe80::1%%%s]:%d", zone, f.At.Ports[0].First)
 		}
 		var err error
 		var heard string
@@ -360,6 +362,21 @@ func TestDenyAndFromHoldForClientsWithAZone(t *testing.T) {
 		c.Close()
 		eventually(t, "the datagram is counted", func() bool { return r.Report()[1].Meter.Refused.Load() == 1 })
 	}
+}
+
+// zoneOf is the number of an interface of h: package net remembers names, of
+// whichever namespace it saw them in.
+func zoneOf(t *testing.T, h *lab.Host, name string) string {
+	t.Helper()
+	var i *net.Interface
+	err := h.Do(func() (err error) {
+		i, err = net.InterfaceByName(name)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(i.Index)
 }
 
 // hear is what is said at address to a client that asks "?".
@@ -391,14 +408,15 @@ func TestDatagramsToAGroupAreAnswered(t *testing.T) {
 	gateway.Addr("lan0", "10.9.0.1/24", "fd09::1/64", "fe80::1/64")
 	echo := lab.ServeUDP(t, lab.At{}, lab.UDPEcho)
 	r := newRelay(t, relay.Config{})
+	zone := zoneOf(t, client, "eth0")
 	f := wish(t, "dns", fairlead.UDP, echo.Address, func(f *fairlead.Forward) { f.At.Addr, f.At.Any = netip.Addr{}, true })
 	if err := gateway.Do(func() error { r.Apply(t.Context(), []*fairlead.Forward{f}); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ local, to string }{
 		{"10.9.0.2:0", "10.9.0.255"}, // broadcast
-		{"[fd09::2]:0", "ff02::1%eth0"},
-		{"[fe80::2%eth0]:0", "ff02::1%eth0"},
+		{"[fd09::2]:0", "ff02::1%" + zone},
+		{"[fe80::2%" + zone + "]:0", "ff02::1%" + zone},
 	} {
 		t.Run(c.to+" from "+c.local, func(t *testing.T) {
 			var pc *net.UDPConn
