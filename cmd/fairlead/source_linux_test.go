@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +42,7 @@ func (g gateway) tellWho(t *testing.T, address string) {
 	lab.Serve(t, lab.At{Host: g.server, Address: address}, func(v *lab.Visit) {
 		bufio.NewReader(v.Conn).ReadString('\n')
 		fmt.Fprintln(v.Conn, v.Conn.RemoteAddr())
+		bufio.NewReader(v.Conn).ReadString('\n') // until the client goes
 	})
 	lab.ServeUDP(t, lab.At{Host: g.server, Address: address}, func(_ []byte, from netip.AddrPort) [][]byte {
 		return [][]byte{[]byte(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()).String() + "\n")}
@@ -98,7 +101,8 @@ func TestSourceKeepPrintsTheCommandsThatMakeItWork(t *testing.T) {
 		t.Run(c.family, func(t *testing.T) {
 			g := newGateway(t)
 			g.tellWho(t, c.server)
-			v := spec{host: g.here}.up(t, "web: forward "+c.at+"/tcp+udp to "+c.to+" source keep connect 2s\n")
+			v := spec{host: g.here}.up(t, "web: forward "+c.at+"/tcp+udp to "+c.to+" source keep connect 2s\n"+
+				"twin: forward "+strings.TrimSuffix(c.at, "80")+"81 to "+c.to+" source keep\n")
 
 			f := v.forward("web")
 			if f.Error == nil || f.Error.Code != "FL-208" || f.Error.Severity != "warning" || !strings.Contains(f.Error.Text, "takes in") {
@@ -129,12 +133,14 @@ func TestSourceKeepPrintsTheCommandsThatMakeItWork(t *testing.T) {
 				t.Fatalf("over UDP the server sees %v of the client %v, %v", seen, own, err)
 			}
 
-			// A client that comes again from the same port finds the old
-			// connection's address used up, and is served all the same.
-			again := netip.AddrPortFrom(own.Addr(), 41000)
-			for range 3 {
-				if seen, err := g.whoFrom(again, c.at); err != nil || seen.Addr() != own.Addr() {
-					t.Errorf("from the same port again the server sees %v, %v", seen, err)
+			// Two connections from one port of the client's to two forwards with
+			// one target: the second cannot have the port as well, and is served
+			// all the same.
+			from := netip.AddrPortFrom(own.Addr(), 41000)
+			for i, at := range []string{c.at, strings.TrimSuffix(c.at, "80") + "81"} {
+				seen, err := g.whoFrom(t, from, at)
+				if err != nil || seen.Addr() != own.Addr() || (seen.Port() == from.Port()) != (i == 0) {
+					t.Errorf("the server sees %v of %v at %s, %v", seen, from, at, err)
 				}
 			}
 			// A probe sees it as well, when the way back goes and comes again.
@@ -152,16 +158,17 @@ func TestSourceKeepPrintsTheCommandsThatMakeItWork(t *testing.T) {
 	}
 }
 
-// whoFrom is who with a chosen port, which is free at once afterwards.
-func (g gateway) whoFrom(from netip.AddrPort, address string) (seen netip.AddrPort, err error) {
+// whoFrom is who with a chosen port; the connection stays until the test ends.
+func (g gateway) whoFrom(t *testing.T, from netip.AddrPort, address string) (seen netip.AddrPort, err error) {
 	err = g.client.Do(func() error {
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Timeout: patience}
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Timeout: patience, Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) })
+		}}
 		c, err := d.Dial("tcp", address)
 		if err != nil {
 			return err
 		}
-		defer c.Close()
-		c.(*net.TCPConn).SetLinger(0)
+		t.Cleanup(func() { c.Close() })
 		seen, _, err = ask(c)
 		return err
 	})
@@ -407,4 +414,112 @@ six:  forward [fd01::1]:80/tcp+udp to [fd02::2]:80 mark 0x2a dscp 46
 	if after["tcp4other"] == 0 || after["udp4other"] == 0 || after["tcp4"] != before["tcp4"] {
 		t.Errorf("after a reload without dscp: before %v, after %v", before, after)
 	}
+}
+
+// controls are the congestion controls of the connections at a host, by the
+// peer's address.
+func controls(t *testing.T, h *lab.Host) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	var peer netip.AddrPort
+	for line := range strings.Lines(shell(t, h, "ss -Hnti state established")) {
+		words := strings.Fields(line)
+		if strings.HasPrefix(line, "\t") || strings.HasPrefix(line, " ") {
+			found[peer.Addr().Unmap().String()] = words[0]
+			continue
+		}
+		peer, _ = netip.ParseAddrPort(words[3])
+	}
+	return found
+}
+
+func TestLocalLegsDoWithoutPacing(t *testing.T) {
+	lab.NeedTool(t, "ss")
+	available, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+	if err != nil || !strings.Contains(string(available), "bbr") || !strings.Contains(string(available), "reno") {
+		t.Skipf("needs the congestion controls bbr and reno, and the kernel has %s, %v", available, err)
+	}
+	g := newGateway(t)
+	g.here.Sysctl("net.ipv4.tcp_congestion_control", "bbr")
+	g.server.Addr("lo", "10.7.7.7/32", "fd07::7/128")
+	g.here.Route("10.7.7.7/32", "10.0.2.2", "")
+	g.here.Route("fd07::7/128", "fd02::2", "")
+	g.tellWho(t, "10.0.2.2:80")
+	g.tellWho(t, "10.0.2.2:90")
+	g.tellWho(t, "10.7.7.7:80")
+	g.tellWho(t, "[fd07::7]:80")
+	cheap := "reno"
+	if strings.Contains(string(available), "cubic") {
+		cheap = "cubic"
+	}
+	text := func(words string) string {
+		return "near: forward 10.0.1.1:80 to 10.0.2.2:80" + words + // a port of ours: goroutines dial
+			"\nbeside: forward 10.0.1.1:82 to 10.0.2.2:90" + words + "\nfar: forward 10.0.1.1:81 to 10.7.7.7:80" + words +
+			"\nsix: forward [fd01::1]:81 to [fd07::7]:80" + words + "\n"
+	}
+	v := spec{host: g.here}.up(t, text(""))
+	for _, c := range []struct{ words, client, near, far, said string }{
+		{"", cheap, cheap, "bbr", cheap + " on local legs (host default bbr)"},
+		{" congestion off", "bbr", "bbr", "bbr", "bbr on all legs"},
+		{" congestion reno", "reno", "reno", "reno", "reno on all legs"},
+		{" max-conns-per-source 5 congestion auto", cheap, cheap, "bbr", cheap + " on local legs (host default bbr)"},
+		{" bandwidth 1GB/s", cheap, cheap, "bbr", cheap + " on local legs (host default bbr)"}, // goroutines carry it
+	} {
+		write(t, v.conf, text(c.words))
+		if _, err := v.client.Reload(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if said := v.forward("near").Congestion; said != c.said {
+			t.Errorf("%q: status says %q, want %q", c.words, said, c.said)
+		}
+		for at, want := range map[string]map[string]string{
+			"10.0.1.1:80":  {"10.0.1.2": c.client, "10.0.2.2": c.near},
+			"10.0.1.1:82":  {"10.0.1.2": c.client, "10.0.2.2": c.near},
+			"10.0.1.1:81":  {"10.0.1.2": c.client, "10.7.7.7": c.far},
+			"[fd01::1]:81": {"fd01::2": c.client, "fd07::7": c.far},
+		} {
+			conn, err := g.client.DialContext(t.Context(), "tcp", at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := ask(conn); err != nil {
+				t.Fatal(err)
+			}
+			got := controls(t, g.here)
+			for peer, name := range want {
+				if got[peer] != name {
+					t.Errorf("%q at %s: the leg to %s has %q, want %q", c.words, at, peer, got[peer], name)
+				}
+			}
+			conn.Close()
+		}
+	}
+	// What becomes a link of ours is near from then on.
+	g.here.Addr("wan0", "10.7.7.1/24")
+	write(t, v.conf, text(""))
+	if _, err := v.client.Reload(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; {
+		conn, err := g.client.DialContext(t.Context(), "tcp", "10.0.1.1:81")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = ask(conn)
+		got := controls(t, g.here)["10.7.7.7"]
+		conn.Close()
+		if err == nil && got == cheap {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a target that became near has %q, %v", got, err)
+		}
+	}
+	// A host that does not pace is left alone.
+	g.here.Sysctl("net.ipv4.tcp_congestion_control", "reno")
+	write(t, v.conf, text(" connect 9s"))
+	if _, err := v.client.Reload(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	v.await("near", func(f control.Forward) bool { return f.Congestion == "" })
 }

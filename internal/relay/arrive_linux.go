@@ -479,6 +479,7 @@ func (a *arrival) lead(b *binding, targets []*target, spent time.Duration) {
 		a.turnedAway(b.rule, local, reason(err))
 		return
 	}
+	a.e.r.tuneClient(c, b.rule)
 	a.e.lead(b, c, origin{client: a.from, local: *local}, targets, spent)
 }
 
