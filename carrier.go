@@ -79,7 +79,8 @@ type TargetStatus struct {
 	Since   time.Time
 }
 
-// A Meter counts what a forward carried. Its fields only grow, but for Active.
+// A Meter counts what a forward carried. Its fields only grow, but for Active
+// and Queued.
 type Meter struct {
 	Flows   atomic.Int64 // ever begun
 	Active  atomic.Int64 // now
@@ -87,6 +88,7 @@ type Meter struct {
 	In      atomic.Int64 // bytes from clients to targets
 	Out     atomic.Int64 // bytes from targets to clients
 	Dropped atomic.Int64 // datagrams
+	Queued  atomic.Int64 // clients that wait for their turn now
 }
 
 // A Conn is one live connection or UDP session.
@@ -125,32 +127,37 @@ type Reason string
 
 // The reasons.
 const (
-	ClientClosed   Reason = "client-closed"   // both directions ended, the client's first
-	TargetClosed   Reason = "target-closed"   // both directions ended, the target's first
-	ClientReset    Reason = "client-reset"    // and the target was reset
-	TargetReset    Reason = "target-reset"    // and the client was reset
-	ClientVanished Reason = "client-vanished" // keepalive or retransmission had no answer
-	TargetVanished Reason = "target-vanished"
-	IdleTimeout    Reason = "idle"
-	LingerTimeout  Reason = "linger"   // half-closed, and the other direction fell silent
-	Lifetime       Reason = "lifetime" // max-lifetime was reached
-	Killed         Reason = "killed"
-	Shutdown       Reason = "shutdown"    // the program or the forward ended
-	Evicted        Reason = "evicted"     // a newer UDP session took the place
-	Denied         Reason = "denied"      // the client's address may not
-	Limited        Reason = "limited"     // a limit on connections was reached
-	NoTarget       Reason = "no-target"   // no target is meant for this client
-	NoHeader       Reason = "no-header"   // a PROXY protocol header had to come first
-	NoGreeting     Reason = "no-greeting" // the client did not say what it asks for
-	NoMatch        Reason = "no-match"    // no target takes what the client asks for
-	NameUnknown    Reason = "name-unknown"
-	NoTLS          Reason = "no-tls"      // the TLS handshake with the client or the target failed
-	Refused        Reason = "refused"     // the target answered with a reset
-	Unreachable    Reason = "unreachable" // no route, or its router said so
-	DialTimeout    Reason = "timeout"     // the target did not answer in time
-	NoDescriptors  Reason = "no-descriptors"
-	Loop           Reason = "loop"   // the target is this forward itself
-	Failed         Reason = "failed" // anything else; the log line says what
+	ClientClosed    Reason = "client-closed"   // both directions ended, the client's first
+	TargetClosed    Reason = "target-closed"   // both directions ended, the target's first
+	ClientReset     Reason = "client-reset"    // and the target was reset
+	TargetReset     Reason = "target-reset"    // and the client was reset
+	ClientVanished  Reason = "client-vanished" // keepalive or retransmission had no answer
+	TargetVanished  Reason = "target-vanished"
+	IdleTimeout     Reason = "idle"
+	LingerTimeout   Reason = "linger"   // half-closed, and the other direction fell silent
+	Lifetime        Reason = "lifetime" // max-lifetime was reached
+	Killed          Reason = "killed"
+	Shutdown        Reason = "shutdown"    // the program or the forward ended
+	Evicted         Reason = "evicted"     // a newer UDP session took the place
+	Denied          Reason = "denied"      // the client's address may not
+	Limited         Reason = "limited"     // a limit on connections was reached
+	QueueTime       Reason = "queue-time"  // the client waited for its turn, and it did not come
+	QueueFull       Reason = "queue-full"  // too many wait already
+	ClientLeft      Reason = "client-left" // while it waited for its turn
+	OutsideSchedule Reason = "schedule"    // new connections are not let in at this time
+	Crowded         Reason = "crowded"     // the client's address holds more than its share of the descriptors
+	NoTarget        Reason = "no-target"   // no target is meant for this client
+	NoHeader        Reason = "no-header"   // a PROXY protocol header had to come first
+	NoGreeting      Reason = "no-greeting" // the client did not say what it asks for
+	NoMatch         Reason = "no-match"    // no target takes what the client asks for
+	NameUnknown     Reason = "name-unknown"
+	NoTLS           Reason = "no-tls"      // the TLS handshake with the client or the target failed
+	Refused         Reason = "refused"     // the target answered with a reset
+	Unreachable     Reason = "unreachable" // no route, or its router said so
+	DialTimeout     Reason = "timeout"     // the target did not answer in time
+	NoDescriptors   Reason = "no-descriptors"
+	Loop            Reason = "loop"   // the target is this forward itself
+	Failed          Reason = "failed" // anything else; the log line says what
 )
 
 // An EventKind says what an event tells.

@@ -21,12 +21,14 @@ const (
 	CodeNoRest        Code = "FL-125"
 	CodeBeingSetUp    Code = "FL-130"
 	CodeTimeOver      Code = "FL-131"
-	CodeCertificate   Code = "FL-140"
-	CodeCertExpires   Code = "FL-141"
-	CodeCertOld       Code = "FL-142"
-	CodeKeyOpen       Code = "FL-143"
-	CodeNoHandshake   Code = "FL-144"
-	CodeACME          Code = "FL-145"
+
+	CodeOutsideSchedule Code = "FL-132"
+	CodeCertificate     Code = "FL-140"
+	CodeCertExpires     Code = "FL-141"
+	CodeCertOld         Code = "FL-142"
+	CodeKeyOpen         Code = "FL-143"
+	CodeNoHandshake     Code = "FL-144"
+	CodeACME            Code = "FL-145"
 
 	CodeTargetRefuses     Code = "FL-201"
 	CodeTargetSilent      Code = "FL-202"
@@ -129,7 +131,7 @@ The forward is tried again by itself when addresses change.`},
 
 2. Run it with sudo.`},
 	{CodeNoDescriptors, "the program is out of file descriptors",
-		`Each forwarded connection needs two descriptors. When the limit is reached, listeners stay open, new connections wait in the kernel's queue, and service resumes when descriptors are free. Raise the limit with ulimit -n or LimitNOFILE=, or bound the connections with max-conns.`},
+		`Each forwarded connection needs two descriptors. When the limit is reached, listeners stay open, new connections wait in the kernel's queue, and service resumes when descriptors are free. One address may hold seven eighths of them: what is more waits for a moment, and is refused (crowded) when too many wait, so that others are served at once. Raise the limit with ulimit -n or LimitNOFILE=, or bound the connections with max-conns.`},
 	{CodeTurnedAway, "clients are turned away in numbers",
 		`Many clients of a forward were turned away within a second: their addresses may not use it, or a limit on connections is reached. Each of the first ones is told by itself, the rest as a number, so that a flood of clients is no flood of lines.`},
 	{CodeProxyHeader, "a sender did not introduce its client",
@@ -162,6 +164,8 @@ A certificate's file holds the certificate and behind it those of the authoritie
 		`The client sent something else than TLS, did not finish the handshake within ten seconds, offered no version from 1.2 on or no protocol that "tls-alpn" names, did not accept the certificate, or did not show one of its own that "tls-client-ca" demands. The message has what was seen. Nothing of such a client reaches a target.`},
 	{CodeACME, "the ACME authority gave no certificate",
 		`The authority checks that the name leads here by connecting to port 443 of its addresses (challenge TLS-ALPN-01), so this forward has to be reached there: directly, or through routers and forwards that pass the connection on as it is. The message has the authority's words. It is tried again with growing pauses; authorities limit how often one may fail.`},
+	{CodeOutsideSchedule, "the forward is outside its schedule",
+		`The sentence says when new connections are let in ("schedule mon-fri 08:00-18:00"), in the time zone of the machine, and this is another time. The forward listens and turns new clients away; connections that it has live on. It follows the clock by itself.`},
 
 	{CodeTargetRefuses, "the target refuses connections",
 		`The target's machine answered with a reset: it is up, and nothing listens at that port (or its firewall rejects). Clients see the same: their connections are reset.

@@ -66,7 +66,7 @@ type Target struct {
 	Since  *time.Time `json:"since,omitempty"`
 }
 
-// Counters count what a forward carried; all but Active only grow.
+// Counters count what a forward carried; all but Active and Queued only grow.
 type Counters struct {
 	Flows    int64 `json:"flows"`
 	Active   int64 `json:"active"`
@@ -74,6 +74,7 @@ type Counters struct {
 	BytesIn  int64 `json:"bytes_in"` // from clients to targets
 	BytesOut int64 `json:"bytes_out"`
 	Dropped  int64 `json:"dropped"` // datagrams
+	Queued   int64 `json:"queued"`  // clients that wait for their turn now
 }
 
 // Conns are the live connections.
@@ -205,7 +206,7 @@ func ForwardOf(s fairlead.Status) Forward {
 	if m := s.Meter; m != nil {
 		j.Counters = &Counters{
 			Flows: m.Flows.Load(), Active: m.Active.Load(), Refused: m.Refused.Load(),
-			BytesIn: m.In.Load(), BytesOut: m.Out.Load(), Dropped: m.Dropped.Load(),
+			BytesIn: m.In.Load(), BytesOut: m.Out.Load(), Dropped: m.Dropped.Load(), Queued: m.Queued.Load(),
 		}
 	}
 	return j

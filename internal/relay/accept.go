@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"fairlead"
@@ -22,13 +21,9 @@ func (e *entry) accept() {
 		c, err := e.ln.Accept()
 		if err == nil {
 			pause = 5 * time.Millisecond
-			spare, ok := e.descriptors(c)
-			if !ok {
+			if !e.takeIn(c) {
 				return
 			}
-			b := e.rule.Load()
-			e.r.serving.Add(1)
-			e.r.wg.Go(func() { e.serve(b, c, originOf(c), spare) })
 			continue
 		}
 		if e.gone.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -48,20 +43,11 @@ func (e *entry) accept() {
 	}
 }
 
-// descriptors takes the budget for c and its target, and a spare descriptor
-// to be closed when the target is dialed: without it, clients that were let in
-// could use up all that there are and none would reach a target. While there
-// is none it waits with c in hand. It returns false when the entry is closed
-// meanwhile.
-func (e *entry) descriptors(c net.Conn) (spare io.Closer, ok bool) {
-	if !e.r.budget.try(2) {
-		e.r.trouble(fairlead.CodeNoDescriptors, "all file descriptors are in use ("+strconv.FormatInt(e.r.budget.size, 10)+
-			" for connections): new ones wait until some end")
-		if e.r.budget.take(e.gone, 2) != nil {
-			sock.Abort(c)
-			return nil, false
-		}
-	}
+// spare is a descriptor to be closed when the target of c is dialed: without
+// it, clients that were let in could use up all that there are and none would
+// reach a target. While there is none it waits with c in hand. It returns
+// false, and c is closed, when the entry is closed meanwhile.
+func (e *entry) spare(c net.Conn) (spare io.Closer, ok bool) {
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		// Those who have closed their spare and found it taken go first.
 		if e.r.short.Load() == 0 {
@@ -73,7 +59,6 @@ func (e *entry) descriptors(c net.Conn) (spare io.Closer, ok bool) {
 		select {
 		case <-e.gone.Done():
 			sock.Abort(c)
-			e.r.budget.give(2)
 			return nil, false
 		case <-time.After(pause):
 		}
@@ -91,15 +76,29 @@ func (e *entry) serve(b *binding, c net.Conn, o origin, spare io.Closer) {
 		var err error
 		if o, err = readHeader(r.ctx, c, o); err != nil {
 			closeSpare(spare)
-			r.turnAway(ru, c, fairlead.NoHeader, badHeader(o, err))
+			r.turnAway(ru, c, &o, fairlead.NoHeader, badHeader(o, err))
 			return
 		}
+		// From now on the descriptors are the client's, and not its sender's.
+		source := sourceKey(o.client.Addr())
+		if !r.crowd.move(o.source, source, o.held) {
+			closeSpare(spare)
+			r.turnAway(ru, c, &o, fairlead.Crowded, nil)
+			return
+		}
+		o.source = source
 	}
 	client := o.client.Addr()
-	targets, why := admit(ru, client)
+	targets, turn, why := admit(ru, client)
+	if turn != nil {
+		closeSpare(spare)
+		spare = nil
+		b, targets, why = e.waitForTurn(b, c, &o, turn)
+		ru = b.rule
+	}
 	if why != "" {
 		closeSpare(spare)
-		r.turnAway(ru, c, why, nil)
+		r.turnAway(ru, c, &o, why, nil)
 		return
 	}
 	if ru.keepalive != e.inherited || !sock.Inherits {
@@ -110,7 +109,7 @@ func (e *entry) serve(b *binding, c net.Conn, o origin, spare io.Closer) {
 	closeSpare(spare)
 	if why != "" {
 		ru.leave(client)
-		r.turnAway(ru, c, why, p)
+		r.turnAway(ru, c, &o, why, p)
 		return
 	}
 	e.lead(b, c, o, targets, 0)
@@ -130,13 +129,13 @@ func (e *entry) lead(b *binding, c net.Conn, o origin, targets []*target, spent 
 	t, to, why, err := r.dial(b, &o, ru.order(targets, client), spent)
 	if err != nil {
 		ru.leave(client)
-		r.turnAway(ru, c, why, fairlead.AsProblem(err))
+		r.turnAway(ru, c, &o, why, fairlead.AsProblem(err))
 		return
 	}
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
 	id := r.table.next()
-	if ru.bandwidth.up == nil && r.engine.carry(id, ru, to, &o, c, t) {
+	if ru.bandwidth == nil && r.engine.carry(id, ru, to, &o, c, t) {
 		return
 	}
 	fc := &conn{r: r, id: id, rule: ru, to: to, from: o.client, at: o.local, name: o.asked.what(), client: c, target: t}
@@ -146,9 +145,10 @@ func (e *entry) lead(b *binding, c net.Conn, o origin, targets []*target, spent 
 
 // turnAway resets a client that did not come through, and gives back its
 // descriptors.
-func (r *Relay) turnAway(ru *rule, c net.Conn, why fairlead.Reason, p *fairlead.Problem) {
+func (r *Relay) turnAway(ru *rule, c net.Conn, o *origin, why fairlead.Reason, p *fairlead.Problem) {
 	client := &fairlead.Conn{Network: c.LocalAddr().Network(), Client: addrText(c.RemoteAddr()), Local: addrText(c.LocalAddr())}
 	sock.Abort(c)
+	r.crowd.leave(o.source, o.held)
 	r.turnedAway(ru, client, why, p)
 }
 
@@ -156,7 +156,6 @@ func (r *Relay) turnAway(ru *rule, c net.Conn, why fairlead.Reason, p *fairlead.
 func (r *Relay) turnedAway(ru *rule, client *fairlead.Conn, why fairlead.Reason, p *fairlead.Problem) {
 	client.Forward, client.Began = ru.f.Name, time.Now()
 	ru.meter.Refused.Add(1)
-	r.budget.give(2)
 	if ru.flood.tells(client.Began, why) {
 		r.tellOf(fairlead.Event{Kind: fairlead.EventClose, Forward: ru.f.Name, Reason: why, Problem: p}, client)
 	}

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -86,7 +85,6 @@ type arrivals struct {
 	resting bool                 // it accepts nobody for a moment
 	rested  int64                // since when
 	nap     time.Duration        // and for how long
-	held    *arrival             // came when no descriptor was left for its target
 
 	// The socket for the next target is made before its client is accepted:
 	// clients that were let in could use up all descriptors otherwise, and none
@@ -101,9 +99,6 @@ func newArrivals() arrivals {
 
 // close ends what no pair has taken over.
 func (a *arrivals) close() {
-	if a.held != nil {
-		a.held.reset()
-	}
 	if a.spare >= 0 {
 		sock.Close(a.spare)
 	}
@@ -200,17 +195,6 @@ func (l *eventLoop) resume() {
 	if !l.prepared() {
 		return
 	}
-	if a := l.held; a != nil {
-		switch {
-		case a.e.gone.Err() != nil:
-			a.reset()
-		case l.r.budget.try(2):
-			l.welcome(*a)
-		default:
-			return
-		}
-		l.held = nil
-	}
 	l.resting = false
 	for n, ln := range l.hearing {
 		l.attend(n, ln)
@@ -258,17 +242,36 @@ func (l *eventLoop) receive(ln *listening) {
 		}
 		l.nap = 0
 		a := arrival{ln.e, fd, from}
-		if !l.r.budget.try(2) {
-			l.r.trouble(fairlead.CodeNoDescriptors, "all file descriptors are in use ("+strconv.FormatInt(l.r.budget.size, 10)+
-				" for connections): new ones wait until some end")
-			l.held = &a
-			l.rest()
-			return
+		if !l.r.crowd.enter(a.source()) {
+			l.crowded(a)
+			continue
 		}
 		if other := l.g.idlest(); l.load.Load() <= other.load.Load()*5/4+2 || !other.request(request{op: take, a: a}) {
 			l.welcome(a)
 		}
 	}
+}
+
+// crowded has a client wait for descriptors apart, so that those behind it are
+// not held up, or refuses it where too many wait already.
+func (l *eventLoop) crowded(a arrival) {
+	r := l.r
+	r.trouble(fairlead.CodeNoDescriptors, r.crowd.trouble(a.source()))
+	t := r.crowd.wait(a.source())
+	if t == nil {
+		a.refuse(fairlead.Crowded)
+		return
+	}
+	r.serving.Add(1)
+	r.wg.Go(func() {
+		defer r.serving.Add(-1)
+		if why := a.e.waitForShare(t); why != "" {
+			a.refuse(why)
+		} else if !l.request(request{op: take, a: a}) {
+			a.reset()
+			r.crowd.leave(a.source(), perConn)
+		}
+	})
 }
 
 // welcome lets a client in and dials for it, or has a goroutine do that which
@@ -283,7 +286,14 @@ func (l *eventLoop) welcome(a arrival) {
 		return
 	}
 	client := a.from.Addr()
-	targets, why := admit(ru, client)
+	targets, turn, why := admit(ru, client)
+	if turn != nil { // the sentence has changed this moment, and goroutines wait
+		if !ru.dismiss(turn, fairlead.Limited) && turn.why == "" {
+			ru.leave(client)
+		}
+		l.r.wg.Go(func() { a.serve(a.e.rule.Load()) })
+		return
+	}
 	if why != "" {
 		l.r.serving.Add(-1)
 		a.turnAway(ru, why)
@@ -466,7 +476,7 @@ func (a *arrival) serve(b *binding) {
 		a.turnedAway(b.rule, local, reason(err))
 		return
 	}
-	a.e.serve(b, c, origin{client: a.from, local: *local}, nil)
+	a.e.serve(b, c, a.origin(local), nil)
 }
 
 // lead is entry.lead for an arrival. It runs in a goroutine.
@@ -480,7 +490,7 @@ func (a *arrival) lead(b *binding, targets []*target, spent time.Duration) {
 		return
 	}
 	a.e.r.tuneClient(c, b.rule)
-	a.e.lead(b, c, origin{client: a.from, local: *local}, targets, spent)
+	a.e.lead(b, c, a.origin(local), targets, spent)
 }
 
 // conn is the client as goroutines want it, which takes a descriptor for a
@@ -509,6 +519,13 @@ func (a *arrival) conn(ru *rule) (net.Conn, error) {
 	return c, err
 }
 
+// source is for whom its descriptors are counted.
+func (a *arrival) source() netip.Addr { return sourceKey(a.from.Addr()) }
+
+func (a *arrival) origin(local *netip.AddrPort) origin {
+	return origin{client: a.from, local: *local, source: a.source(), held: perConn}
+}
+
 // local is the address that the client asked.
 func (a *arrival) local() *netip.AddrPort {
 	if !a.e.key.at.Addr().IsUnspecified() {
@@ -533,5 +550,17 @@ func (a *arrival) turnAway(ru *rule, why fairlead.Reason) {
 
 // turnedAway counts and tells it of a client that is gone.
 func (a *arrival) turnedAway(ru *rule, local *netip.AddrPort, why fairlead.Reason) {
+	a.e.r.crowd.leave(a.source(), perConn)
+	a.tell(ru, local, why)
+}
+
+// refuse turns away a client that got no descriptors.
+func (a *arrival) refuse(why fairlead.Reason) {
+	local := a.local()
+	a.reset()
+	a.tell(a.e.rule.Load().rule, local, why)
+}
+
+func (a *arrival) tell(ru *rule, local *netip.AddrPort, why fairlead.Reason) {
 	a.e.r.turnedAway(ru, &fairlead.Conn{Network: "tcp", Client: a.from.String(), Local: local.String()}, why, nil)
 }

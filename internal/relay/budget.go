@@ -14,6 +14,8 @@ type budget struct {
 	size int64
 	sem  *semaphore.Weighted
 	used atomic.Int64
+
+	freed func() // told when some were given back; nil: nobody
 }
 
 func newBudget(n int) *budget {
@@ -41,6 +43,11 @@ func (b *budget) try(n int64) bool {
 func (b *budget) give(n int64) {
 	b.used.Add(-n)
 	b.sem.Release(n)
+	if b.freed != nil {
+		b.freed()
+	}
 }
+
+func (b *budget) free() int64 { return b.size - b.used.Load() }
 
 func (b *budget) inUse() int { return int(b.used.Load()) }

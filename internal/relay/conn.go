@@ -30,7 +30,8 @@ type conn struct {
 	ended          atomic.Int32 // first side that ended its direction: 1 client, 2 target
 	over           atomic.Bool
 	killed         atomic.Bool
-	gone           chan struct{} // closed when it is over; nil without a limit of bandwidth
+	throttle       *throttle     // of bandwidth; nil: no limit
+	gone           chan struct{} // closed when it is over; nil without a throttle
 
 	// The janitor's notes.
 	seen  int64     // bytes at its last look
@@ -46,10 +47,13 @@ func (c *conn) start() {
 	m := c.rule.meter
 	c.up = pump{from: c.client, to: c.target, src: craw, dst: traw, moved: &c.in, total: &m.In, pipes: c.r.pipes}
 	c.down = pump{from: c.target, to: c.client, src: traw, dst: craw, moved: &c.out, total: &m.Out, pipes: c.r.pipes}
-	if l := c.rule.bandwidth; l.up != nil {
+	if c.throttle = c.rule.bandwidth.join(c.from.Addr()); c.throttle != nil {
 		c.gone = make(chan struct{})
-		c.up.limit, c.up.over = l.up, c.gone
-		c.down.limit, c.down.over = l.down, c.gone
+		for way, p := range []*pump{up: &c.up, down: &c.down} {
+			if c.throttle.limits(way) {
+				p.throttle, p.way, p.over = c.throttle, way, c.gone
+			}
+		}
 	}
 	c.began = time.Now()
 	c.moved = c.began
@@ -144,9 +148,10 @@ func (c *conn) finish(why fairlead.Reason, abort bool) {
 	}
 	c.rule.meter.Active.Add(-1)
 	c.to.active.Add(-1)
+	c.throttle.leave()
 	c.rule.leave(c.from.Addr())
 	c.r.table.remove(c)
-	c.r.budget.give(2)
+	c.r.crowd.leave(sourceKey(c.from.Addr()), perConn)
 	c.r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: c.rule.f.Name, Reason: why}, c)
 }
 

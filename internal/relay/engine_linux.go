@@ -407,7 +407,7 @@ func (l *eventLoop) end() {
 			l.finish(q.p, fairlead.Shutdown, true)
 		case take:
 			q.a.reset()
-			l.r.budget.give(2)
+			l.r.crowd.leave(q.a.source(), perConn)
 		}
 	}
 	for _, p := range l.slots {

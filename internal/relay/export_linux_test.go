@@ -23,6 +23,14 @@ func (r *Relay) Left() string {
 	for _, ru := range rules {
 		s += ru.left()
 	}
+	for i := range r.crowd.shards {
+		sh := &r.crowd.shards[i]
+		sh.mu.Lock()
+		if len(sh.held) > 0 {
+			s += fmt.Sprintf("descriptors held by %v; ", sh.held)
+		}
+		sh.mu.Unlock()
+	}
 	return s
 }
 
@@ -32,8 +40,8 @@ func (ru *rule) left() (s string) {
 	}
 	ru.counts.Lock()
 	defer ru.counts.Unlock()
-	if ru.active != 0 || len(ru.sources) != 0 {
-		s += fmt.Sprintf("%s: %d counted, sources %v; ", ru.f.Name, ru.active, ru.sources)
+	if n := ru.active.Load(); n != 0 || len(ru.sources) != 0 || ru.queue.n != 0 {
+		s += fmt.Sprintf("%s: %d counted, sources %v, %d wait; ", ru.f.Name, n, ru.sources, ru.queue.n)
 	}
 	return s
 }

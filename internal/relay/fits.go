@@ -105,14 +105,15 @@ var conditions = []condition{
 	}},
 	never("tls-cert", func(p *fairlead.Policy) bool { return p.TLS.Terminates() }),
 	never("target-tls", func(p *fairlead.Policy) bool { return p.TLS.Originates() }),
-	never("rate-per-source", func(p *fairlead.Policy) bool { return p.RatePerSource != 0 }),
-	never("queue", func(p *fairlead.Policy) bool { return p.Queue != 0 || p.MaxQueue != 0 }),
-	never("schedule", func(p *fairlead.Policy) bool { return len(p.Schedule) > 0 }),
-	never("bandwidth-per-conn", func(p *fairlead.Policy) bool { return p.BandwidthPerConn != fairlead.Bandwidth{} }),
-	never("bandwidth-per-source", func(p *fairlead.Policy) bool { return p.BandwidthPerSource != fairlead.Bandwidth{} }),
-	{word: "bandwidth", some: true, said: func(f *fairlead.Forward) string {
-		if b := f.Policy.Bandwidth; b.Up != b.Down {
-			return "bandwidth of one direction"
+	{word: "queue", some: true, said: func(f *fairlead.Forward) string {
+		if f.Policy.Queue != 0 && f.At.Net&fairlead.UDP != 0 {
+			return "queue on UDP" // nobody knows whether a sender of datagrams waits
+		}
+		return ""
+	}},
+	{word: "max-queue", some: true, said: func(f *fairlead.Forward) string {
+		if f.Policy.MaxQueue != 0 && f.Policy.Queue == 0 {
+			return "max-queue without queue"
 		}
 		return ""
 	}},

@@ -46,6 +46,9 @@ func (c *conn) look(now time.Time) {
 	if n := c.in.Load() + c.out.Load(); n != c.seen {
 		c.seen, c.moved = n, now
 	}
+	if c.up.held.Load() || c.down.held.Load() {
+		c.moved = now // it is we who let it wait
+	}
 	if !c.half && c.ended.Load() != 0 {
 		c.half, c.moved = true, now
 	}

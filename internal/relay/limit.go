@@ -1,75 +1,215 @@
 package relay
 
 import (
+	"container/heap"
 	"sync"
 	"time"
 )
 
 // A bucket is a token bucket kept as a time: each unit moves the moment at
 // which all that passed is paid for, and that moment may lie burst in the past
-// but no further. One serves all connections of a forward, so that they share
-// what there is in the order in which they ask.
+// but no further. It has no lock of its own.
 type bucket struct {
 	rate  float64 // units a second
 	burst time.Duration
-
-	mu  sync.Mutex // guards due
-	due time.Time  // when all that was let pass is paid for
-}
-
-// throttles are the buckets of a forward's bandwidth: each direction has all
-// of it.
-type throttles struct {
-	up, down *bucket
-}
-
-// bandwidthBurst is how much may pass at once after a silence, as the time
-// that it takes at the full rate.
-const bandwidthBurst = 100 * time.Millisecond
-
-func newThrottles(bytesPerSecond int64) throttles {
-	if bytesPerSecond == 0 {
-		return throttles{}
-	}
-	rate := float64(bytesPerSecond)
-	return throttles{newBucket(rate, bandwidthBurst), newBucket(rate, bandwidthBurst)}
-}
-
-// chunk is how much of a stream is read at a time, so that a slow rate is a
-// steady one.
-func (b *bucket) chunk() int {
-	return min(bufferSize, max(int(b.rate/20), 1024))
-}
-
-func newBucket(rate float64, burst time.Duration) *bucket {
-	return &bucket{rate: rate, burst: burst}
+	due   time.Time // when all that was let pass is paid for
 }
 
 func (b *bucket) cost(n int) time.Duration {
 	return time.Duration(float64(n) / b.rate * float64(time.Second))
 }
 
-// take lets n units pass and says how long to wait before more.
-func (b *bucket) take(n int, now time.Time) time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// open is how long to wait until something may pass, 0 or less for now.
+func (b *bucket) open(now time.Time) time.Duration {
 	if earliest := now.Add(-b.burst); b.due.Before(earliest) {
 		b.due = earliest
 	}
-	b.due = b.due.Add(b.cost(n))
 	return b.due.Sub(now)
 }
 
-// try lets n units pass if they need not wait.
-func (b *bucket) try(n int, now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if earliest := now.Add(-b.burst); b.due.Before(earliest) {
-		b.due = earliest
+// pay lets n units pass.
+func (b *bucket) pay(n int) { b.due = b.due.Add(b.cost(n)) }
+
+// bandwidthBurst is how much may pass at once after a silence, as the time
+// that it takes at the full rate.
+const bandwidthBurst = 100 * time.Millisecond
+
+// A shaper divides a bandwidth among several parties by start-time fair
+// queueing (Goyal, Vin, Cheng, SIGCOMM 1996): each request has as its start
+// what its party was given so far, the one with the least is next, and who
+// comes back after a silence begins where the others are. So a party that asks
+// for little is served at once, and who asks for much, often, or over many
+// connections gets what the others leave. It has one timer, which runs only
+// while somebody waits.
+type shaper struct {
+	mu      sync.Mutex // guards the rest, and every share of it
+	bucket  bucket
+	reached int64  // the start of what passed last
+	waiting pleas  // a heap by start
+	last    uint64 // plea numbered last
+	timer   *time.Timer
+}
+
+// A share is what one party was given by a shaper. The zero value is a party
+// that is new.
+type share struct {
+	given int64 // where its next plea starts, unless the others are further
+}
+
+// A plea is one party's wish to pass bytes. It is used again and again by
+// one goroutine, for one wish at a time.
+type plea struct {
+	start  int64
+	n      int
+	number uint64 // tells equals apart: first come, first served
+	at     int    // index in the heap, -1 when it does not wait
+	ready  chan struct{}
+}
+
+func newPlea() *plea { return &plea{at: -1, ready: make(chan struct{}, 1)} }
+
+// newShaper is nil for a rate of 0, which is no limit.
+func newShaper(bytesPerSecond int64) *shaper {
+	if bytesPerSecond == 0 {
+		return nil
 	}
-	if b.due.After(now) {
+	return &shaper{bucket: newBandwidthBucket(bytesPerSecond)}
+}
+
+func newBandwidthBucket(bytesPerSecond int64) bucket {
+	return bucket{rate: float64(bytesPerSecond), burst: bandwidthBurst}
+}
+
+// chunk is how much of a stream may ask to pass at a time, so that a slow rate
+// is a steady one, and nobody waits long for another's turn.
+func (s *shaper) chunk() int {
+	return min(bufferSize, max(int(s.bucket.rate/50), 512))
+}
+
+// ask reports whether n bytes of a party may pass now. Otherwise q waits until
+// they may, which q.ready tells, or until it is withdrawn.
+func (s *shaper) ask(q *plea, of *share, n int) bool {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	start := max(of.given, s.reached)
+	of.given = start + int64(n)
+	if wait := s.bucket.open(now); wait > 0 || len(s.waiting) > 0 {
+		s.last++
+		q.start, q.n, q.number = start, n, s.last
+		heap.Push(&s.waiting, q)
+		if len(s.waiting) == 1 {
+			s.arm(wait)
+		}
 		return false
 	}
-	b.due = b.due.Add(b.cost(n))
+	s.pass(start, n)
 	return true
+}
+
+// withdraw takes back a plea that nobody waits for any more.
+func (s *shaper) withdraw(q *plea) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q.at >= 0 {
+		heap.Remove(&s.waiting, q.at)
+	}
+}
+
+// try lets a datagram pass or not, because datagrams do not wait. While there
+// is less than is asked for, it passes for a party that was given no more than
+// the others.
+func (s *shaper) try(of *share, n int) bool {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	start := max(of.given, s.reached)
+	wait := s.bucket.open(now)
+	if (wait > 0 || len(s.waiting) > 0) && (start > s.reached || wait > s.bucket.burst) {
+		return false
+	}
+	of.given = start + int64(n)
+	s.pass(start, n)
+	return true
+}
+
+// ahead reports whether a party was given more than the others, and they mind:
+// while there is enough for all, nobody does.
+func (s *shaper) ahead(of *share) bool {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return of.given > s.reached && (len(s.waiting) > 0 || s.bucket.open(now) > 0)
+}
+
+// idle reports whether all that passed is paid for.
+func (s *shaper) idle() bool {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.waiting) == 0 && s.bucket.open(now) <= 0
+}
+
+// pass lets n bytes pass. The caller holds s.mu.
+func (s *shaper) pass(start int64, n int) {
+	s.reached = max(s.reached, start)
+	s.bucket.pay(n)
+}
+
+// coarse is the least time between two rounds of a timer: a fast rate lets
+// several pass in each.
+const coarse = time.Millisecond
+
+// arm has those who wait looked after. The caller holds s.mu.
+func (s *shaper) arm(wait time.Duration) {
+	wait = max(wait, coarse)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(wait, s.serve)
+		return
+	}
+	s.timer.Reset(wait)
+}
+
+// serve lets pass what may by now.
+func (s *shaper) serve() {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.waiting) > 0 {
+		if wait := s.bucket.open(now); wait > 0 {
+			s.arm(wait)
+			return
+		}
+		q := heap.Pop(&s.waiting).(*plea)
+		s.pass(q.start, q.n)
+		q.ready <- struct{}{} // it has room, and one is waited for at a time
+	}
+}
+
+// pleas are a heap, see package heap.
+type pleas []*plea
+
+func (h pleas) Len() int { return len(h) }
+
+func (h pleas) Less(i, j int) bool {
+	return h[i].start < h[j].start || h[i].start == h[j].start && h[i].number < h[j].number
+}
+
+func (h pleas) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].at, h[j].at = i, j
+}
+
+func (h *pleas) Push(x any) {
+	q := x.(*plea)
+	q.at = len(*h)
+	*h = append(*h, q)
+}
+
+func (h *pleas) Pop() any {
+	old := *h
+	q := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h, q.at = old[:len(old)-1], -1
+	return q
 }

@@ -102,7 +102,7 @@ func (p *pair) release(why fairlead.Reason, abort bool) {
 	p.to.active.Add(-1)
 	p.rule.leave(p.client.Addr())
 	r.table.remove(p)
-	r.budget.give(2)
+	r.crowd.leave(sourceKey(p.client.Addr()), perConn)
 	r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: p.rule.f.Name, Reason: why}, p)
 }
 
@@ -402,8 +402,11 @@ func (d *halfway) drop(pipes *sock.Pipes) {
 }
 
 func (p *pair) number() uint64 { return p.id }
-func (p *pair) kill()          { p.askEnd(fairlead.Killed) }
-func (p *pair) shut()          { p.askEnd(fairlead.Shutdown) }
+
+func (p *pair) admittedBy() (*rule, netip.Addr) { return p.rule, p.client.Addr() }
+
+func (p *pair) kill() { p.askEnd(fairlead.Killed) }
+func (p *pair) shut() { p.askEnd(fairlead.Shutdown) }
 
 func (p *pair) askEnd(why fairlead.Reason) {
 	p.doomed.Store(true)

@@ -23,6 +23,9 @@ type origin struct {
 	client, local netip.AddrPort // zero for unix sockets
 	tlvs          []proxyproto.TLV
 
+	source netip.Addr // for whom the descriptors are counted
+	held   int32      // how many of them
+
 	asked asked  // what they ask for, where a target depends on it
 	head  []byte // what was read of them on that account; the target's first bytes
 }

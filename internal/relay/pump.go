@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"fairlead/internal/sys/sock"
 )
@@ -24,8 +23,12 @@ type pump struct {
 	total    *atomic.Int64   // the same for the forward as a whole
 	stalled  atomic.Bool     // the receiver takes no more at the moment
 	pipes    *sock.Pipes
-	limit    *bucket         // of the forward's bandwidth; nil: none
-	over     <-chan struct{} // closed when the connection ends; nil without a limit
+	throttle *throttle       // of bandwidth; nil: none in this direction
+	way      int             // which direction of it this is
+	over     <-chan struct{} // closed when the connection ends; nil without a throttle
+	held     atomic.Bool     // it waits for bandwidth at the moment
+	asked    int             // bytes that wait to be read until they may pass
+	granted  int             // bytes that may pass
 
 	// What is in hand, used by the pump's goroutine alone.
 	buf    *buffer
@@ -72,6 +75,9 @@ func (p *pump) runCopy() (side, error) {
 	for {
 		n, err := p.from.Read(b[:p.most()])
 		if n > 0 {
+			if !p.pass(n) {
+				return sender, net.ErrClosed
+			}
 			p.count(n)
 			p.stalled.Store(true)
 			_, werr := p.to.Write(b[:n])
@@ -79,7 +85,6 @@ func (p *pump) runCopy() (side, error) {
 			if werr != nil {
 				return receiver, werr
 			}
-			p.pause(n)
 		}
 		if errors.Is(err, io.EOF) {
 			return sender, nil
@@ -97,28 +102,20 @@ func (p *pump) count(n int) {
 
 // most is how much may be read at a time.
 func (p *pump) most() int {
-	if p.limit != nil {
-		return p.limit.chunk()
+	switch {
+	case p.throttle == nil:
+		return bufferSize
+	case p.granted > 0:
+		return p.granted
 	}
-	return bufferSize
+	return p.throttle.chunk(p.way)
 }
 
-// pause holds the direction until the bytes that passed are paid for. The
-// sender's socket fills meanwhile, and slows the sender.
-func (p *pump) pause(n int) {
-	if p.limit == nil {
-		return
-	}
-	wait := p.limit.take(n, time.Now())
-	if wait <= 0 {
-		return
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-p.over:
-	}
+// pass holds the direction until n bytes may pass. What the sender says
+// meanwhile fills its socket, and slows it. It is false when the connection
+// ends meanwhile.
+func (p *pump) pass(n int) bool {
+	return p.throttle == nil || p.throttle.pass(p.way, n, p.over, p.held.Store)
 }
 
 // closeWrite ends the stream towards c and leaves the other direction open.

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"errors"
+	"net"
 	"syscall"
 
 	"fairlead/internal/sys/sock"
@@ -26,10 +27,23 @@ func (p *pump) runRaw() (side, error) {
 		if err == nil {
 			err = p.err
 		}
+		if err == nil && p.asked > 0 {
+			// Nothing is held while this waits.
+			if !p.pass(p.asked) {
+				return sender, net.ErrClosed
+			}
+			p.granted, p.asked = p.asked, 0
+			continue
+		}
 		if err != nil || p.n == 0 {
 			p.release()
 			return sender, err
 		}
+		if p.granted == 0 && !p.pass(p.n) { // it came just when there seemed to be nothing
+			p.release()
+			return sender, net.ErrClosed
+		}
+		p.granted = 0
 		p.count(p.n)
 		err = p.dst.Write(p.write)
 		if p.stalled.Load() {
@@ -43,7 +57,6 @@ func (p *pump) runRaw() (side, error) {
 			return receiver, err
 		}
 		p.adapt()
-		p.pause(p.n)
 	}
 }
 
@@ -51,6 +64,11 @@ func (p *pump) runRaw() (side, error) {
 // nothing. What it would have read into is given back before the wait.
 func (p *pump) tryRead(fd uintptr) bool {
 	p.n, p.off, p.err = 0, 0, nil
+	if p.throttle != nil && p.granted == 0 {
+		if p.asked = min(sock.Waiting(fd), p.most()); p.asked > 0 {
+			return true
+		}
+	}
 	if p.splice {
 		if p.pipe = p.pipes.Get(); p.pipe != nil {
 			p.n, p.err = p.pipe.Fill(fd)
@@ -130,7 +148,7 @@ func (p *pump) release() {
 
 // adapt chooses between copying and splicing by how much comes at a time.
 func (p *pump) adapt() {
-	if !sock.Splices || p.copies || p.limit != nil {
+	if !sock.Splices || p.copies || p.throttle != nil {
 		return
 	}
 	if (p.n >= bigRead) == p.splice || p.splice && p.n >= smallRead {

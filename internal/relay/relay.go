@@ -79,6 +79,7 @@ type Relay struct {
 	wg     sync.WaitGroup // every goroutine of the relay
 	table  table
 	budget *budget
+	crowd  *crowd
 	pipes  *sock.Pipes
 	udp    *udpEngine
 	engine *engine
@@ -110,6 +111,7 @@ func New(cfg Config) *Relay {
 		entries: map[key]*entry{},
 		passed:  map[key]*os.File{},
 	}
+	r.crowd = newCrowd(r.budget, max(reserve/2, crowdPlaces))
 	r.table.conns = map[uint64]tracked{}
 	r.rules.Store(new([]*rule))
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -155,6 +157,12 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 	}
 	r.listen(ctx, rules)
 	r.rules.Store(&rules)
+	for _, ru := range rules {
+		delete(old, identify(ru.f))
+	}
+	for _, gone := range old {
+		gone.account.close()
+	}
 
 	statuses := make([]fairlead.Status, len(rules))
 	for i, ru := range rules {

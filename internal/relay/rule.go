@@ -36,8 +36,8 @@ type rule struct {
 	departure  *departure
 	congestion string // "": chosen for each leg; see congestionFor
 
-	bandwidth throttles
-	arrivals  *bucket // new connections; nil: no limit
+	bandwidth *throttles
+	schedule  schedule
 
 	// straight says that a TCP connection needs nothing but a target, so that an
 	// event loop may accept it and connect for it.
@@ -77,19 +77,18 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		keepalive: orDefault(f.Policy.Keepalive, sock.DefaultKeepalive),
 	}
 	ru.greeting = orDefault(f.Policy.Greet, defaultGreet)
-	ru.bandwidth = newThrottles(max(f.Policy.Bandwidth.Up, f.Policy.Bandwidth.Down))
+	ru.bandwidth = newThrottles(&f.Policy, was)
 	ru.departure = newDeparture(&f.Policy)
 	if ru.congestion = f.Policy.Congestion; ru.congestion == "auto" {
 		ru.congestion = ""
 	}
-	if f.Policy.Rate > 0 {
-		ru.arrivals = newBucket(float64(f.Policy.Rate), time.Second)
-	}
+	ru.schedule = f.Policy.Schedule
 	if was != nil {
 		ru.account = was.account
 	} else {
-		ru.account = &account{meter: new(fairlead.Meter), sources: map[netip.Addr]int{}}
+		ru.account = &account{meter: new(fairlead.Meter)}
 	}
+	ru.limit(&f.Policy, r.places(), func() map[netip.Addr]int { return r.sourcesOf(ru.account) })
 	var err error
 	if ru.place, err = r.cfg.Place(f.Via); err != nil { // though Fits had found it
 		ru.place, ru.noPlace = nil, fairlead.AsProblem(err)
@@ -104,7 +103,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		ru.targets = append(ru.targets, t)
 	}
 	if _, ok := ru.place.(straightPlace); ok {
-		ru.straight = !ru.routed && ru.bandwidth.up == nil
+		ru.straight = !ru.routed && ru.bandwidth == nil && f.Policy.Queue == 0
 	}
 	ru.draw = rand.Float64
 	ru.fill()
@@ -153,6 +152,9 @@ func (ru *rule) status() fairlead.Status {
 		s.State = fairlead.Broken
 	case down > 0:
 		s.State = fairlead.Partial
+	}
+	if p := ru.schedule.closed(time.Now()); p != nil && s.Problem == nil {
+		s.State, s.Problem = fairlead.Disabled, p
 	}
 	ru.mu.Lock()
 	defer ru.mu.Unlock()

@@ -145,7 +145,7 @@ func (u *udpEntry) session(a *arrived) *session {
 		ru.meter.Refused.Add(1)
 		return nil
 	}
-	if ru.arrivals != nil && !ru.arrivals.try(1, time.Now()) {
+	if !ru.schedule.open(time.Now()) || !ru.arrive(client) {
 		ru.meter.Refused.Add(1)
 		return nil
 	}
@@ -154,7 +154,7 @@ func (u *udpEntry) session(a *arrived) *session {
 		return nil
 	}
 	u.makeRoom(client, &ru.f.Policy)
-	if !u.e.r.budget.try(1) && !u.takeOver() {
+	if !u.e.r.crowd.take(sourceKey(client), 1) && !u.takeOver(client) {
 		u.e.r.trouble(fairlead.CodeNoDescriptors, "all file descriptors are in use: datagrams of new clients are dropped")
 		ru.meter.Dropped.Add(1)
 		return nil
@@ -171,13 +171,15 @@ func (u *udpEntry) session(a *arrived) *session {
 	}
 	s.introduce(a.told)
 	s.address(a)
+	s.throttle = ru.bandwidth.join(client)
 	ctx, stop := b.rule.dialContext(u.e.r.ctx, 0)
 	s.stop = stop
 	u.mu.Lock()
 	if u.closed {
 		u.mu.Unlock()
 		stop()
-		u.e.r.budget.give(1)
+		s.throttle.leave()
+		s.giveBack()
 		return nil
 	}
 	u.sessions[k] = s
@@ -254,15 +256,24 @@ func (u *udpEntry) evict(l *list.List) bool {
 	return true
 }
 
-// takeOver ends the session that was used least recently and keeps its
-// descriptor for a new one: given back, it would go to whoever waits longest.
-func (u *udpEntry) takeOver() bool {
+// takeOver ends the session that was used least recently, the source's own
+// first, and keeps its descriptor for a new one of client: given back, it would
+// go to whoever waits longest.
+func (u *udpEntry) takeOver(client netip.Addr) bool {
 	u.mu.Lock()
 	last := u.used.Back()
+	if own := u.sources[sourceKey(client)]; own != nil {
+		last = own.Back()
+	}
 	u.mu.Unlock()
-	if last == nil || !last.Value.(*session).end(fairlead.Evicted, true) {
+	if last == nil {
 		return false
 	}
+	s := last.Value.(*session)
+	if !s.end(fairlead.Evicted, true) {
+		return false
+	}
+	u.e.r.crowd.give(sourceKey(s.key.client.Addr()), sourceKey(client), 1)
 	u.server.settle()
 	return true
 }
@@ -315,6 +326,8 @@ type session struct {
 	began  time.Time
 	link   udpLink // the event loop's
 	hand   udpHand // the goroutines'
+
+	throttle *throttle // of bandwidth; nil: no limit
 
 	in, out  atomic.Int64
 	last     atomic.Int64 // when a datagram passed last, in nanoseconds since began
@@ -411,9 +424,12 @@ func (s *session) undialed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.kept {
-		s.u.e.r.budget.give(1)
+		s.giveBack()
 	}
 }
+
+// giveBack gives back the descriptor of s.
+func (s *session) giveBack() { s.u.e.r.crowd.leave(sourceKey(s.key.client.Addr()), 1) }
 
 // wait keeps a datagram until the dial is over. The caller holds s.mu.
 func (s *session) wait(d []byte) {
@@ -518,6 +534,7 @@ func (s *session) end(why fairlead.Reason, keep bool) bool {
 		t.active.Add(-1)
 		s.u.server.release(s, keep)
 	}
+	s.throttle.leave()
 	m.Active.Add(-1)
 	r.table.remove(s)
 	r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: s.b.rule.f.Name, Reason: why}, s)

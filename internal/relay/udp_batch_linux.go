@@ -97,10 +97,10 @@ func (l *udpLoop) toTarget(s *session, pieces []piece, which []int32) {
 		l.toUnlinked(s, pieces, which)
 		return
 	}
-	limit := s.b.rule.bandwidth.up
-	split := limit != nil || len(s.header) > 0 || k.noTrains[toTarget]
+	limited := s.throttle.limits(up)
+	split := limited || len(s.header) > 0 || k.noTrains[toTarget]
 	put := func(d []byte) {
-		if limit != nil && !limit.try(len(d), l.now) {
+		if limited && !s.throttle.try(up, len(d)) {
 			s.sent(0, 1)
 			return
 		}
@@ -199,14 +199,14 @@ func (l *udpLoop) toClients(x *udpSocket) {
 	x.u.mu.Unlock()
 	for i := range x.answers {
 		p := &x.answers[i]
-		limit := p.s.b.rule.bandwidth.down
+		limited := p.s.throttle.limits(down)
 		switch {
 		case p.s.over.Load():
-		case limit == nil && !p.s.link.noTrains[toClient]:
+		case !limited && !p.s.link.noTrains[toClient]:
 			l.put(x.fd, toClient, *p)
 		default:
 			p.each(func(d []byte) {
-				if limit != nil && !limit.try(len(d), l.now) {
+				if limited && !p.s.throttle.try(down, len(d)) {
 					p.s.answered(0, 1)
 					return
 				}

@@ -3,7 +3,6 @@ package relay
 import (
 	"net"
 	"sync/atomic"
-	"time"
 
 	"fairlead"
 )
@@ -56,7 +55,7 @@ func (f *ferry) take(d []byte) {
 func (f *ferry) write() {
 	for d := range f.queue {
 		n := len(d)
-		if l := f.s.b.rule.bandwidth.up; l != nil && !l.try(n, time.Now()) {
+		if !f.s.throttle.try(up, n) {
 			f.s.sent(0, 1)
 			continue
 		}

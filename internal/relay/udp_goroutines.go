@@ -126,7 +126,7 @@ func (s *session) send(d []byte, out *outlet) {
 }
 
 func (s *session) write(d []byte, out *outlet) {
-	if l := s.b.rule.bandwidth.up; l != nil && !l.try(len(d), time.Now()) {
+	if !s.throttle.try(up, len(d)) {
 		s.sent(0, 1)
 		return
 	}
@@ -183,7 +183,7 @@ func (s *session) answer(l *udpReader, d []byte) {
 	s.u.mu.Lock()
 	s.u.touch(s)
 	s.u.mu.Unlock()
-	if b := s.b.rule.bandwidth.down; b != nil && !b.try(len(d), time.Now()) {
+	if !s.throttle.try(down, len(d)) {
 		s.answered(0, 1)
 		return
 	}
@@ -202,6 +202,6 @@ func (l *udpReader) release(s *session, keep bool) {
 		up.Close()
 	}
 	if !keep {
-		s.u.e.r.budget.give(1)
+		s.giveBack()
 	}
 }

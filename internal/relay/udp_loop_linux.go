@@ -404,10 +404,10 @@ func (x *udpSocket) release(s *session, keep bool) {
 			s.link.ferry.close()
 		}
 		if !keep {
-			x.l.r.budget.give(1)
+			s.giveBack()
 		}
 	})
 	if !ok && !keep {
-		x.l.r.budget.give(1)
+		s.giveBack()
 	}
 }

@@ -14,6 +14,9 @@ import (
 // Inherits says that accepted connections have their listener's keepalive.
 const Inherits = true
 
+// fionread asks how much can be read (tcp(7) has it as SIOCINQ).
+const fionread = unix.SIOCINQ
+
 func setListenerKeepalive(fd int, k net.KeepAliveConfig) error {
 	if !k.Enable {
 		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0))

@@ -12,6 +12,9 @@ import (
 // Inherits says that accepted connections have their listener's keepalive.
 const Inherits = false
 
+// fionread is FIONREAD of the BSDs' <sys/filio.h>: how much can be read.
+const fionread = 0x4004667f
+
 func setListenerKeepalive(fd int, k net.KeepAliveConfig) error { return nil }
 
 func setPacketInfo(fd int, v6 bool) error { return nil }

@@ -25,6 +25,36 @@ func PendingError(fd uintptr) error {
 	return nil
 }
 
+// Waiting is how many bytes can be read from a socket at once, 0 also where
+// that cannot be told. fd is one that a RawConn handed out.
+func Waiting(fd uintptr) int {
+	n, err := unix.IoctlGetInt(int(fd), fionread)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return int(int32(n))
+}
+
+// Gone reports whether whoever is at the other end of c has left without
+// having been served: the connection was reset, or ended without a byte. One
+// that said something and ended its direction waits for an answer, as far as
+// anybody can tell.
+func Gone(c syscall.RawConn) (gone bool) {
+	c.Control(func(fd uintptr) {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(ready, 0); n != 1 || err != nil {
+			return
+		}
+		if ready[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+			gone = true
+			return
+		}
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		gone = n == 0 && err == nil
+	})
+	return gone
+}
+
 // DescriptorLimit is how many descriptors this process may have.
 func DescriptorLimit() int {
 	var l unix.Rlimit
