@@ -150,6 +150,8 @@ A target without a condition takes the rest: forward :443 to web:443 sni www.exa
 		`The forward was wished a moment ago and is not listened at yet. It follows by itself.`},
 	{CodeTimeOver, "the forward's time is over",
 		`The forward was wished "for" a time, counted from when it was first made, and that time has passed. Change its sentence, or take "for" out, to begin anew.`},
+	{CodeOutsideSchedule, "the forward is outside its schedule",
+		`The sentence says when new connections are let in ("schedule mon-fri 08:00-18:00"), in the time zone of the machine, and this is another time. The forward listens and turns new clients away; connections that it has live on. It follows the clock by itself.`},
 	{CodeCertificate, "a certificate or its key cannot be used",
 		`A file that the sentence names for TLS cannot be read, is no PEM file, or does not belong to the others: the key is another certificate's, or a file of authorities holds no certificate. The forward does not listen until the files are right; it looks again by itself.
 
@@ -164,8 +166,6 @@ A certificate's file holds the certificate and behind it those of the authoritie
 		`The client sent something else than TLS, did not finish the handshake within ten seconds, offered no version from 1.2 on or no protocol that "tls-alpn" names, did not accept the certificate, or did not show one of its own that "tls-client-ca" demands. The message has what was seen. Nothing of such a client reaches a target.`},
 	{CodeACME, "the ACME authority gave no certificate",
 		`The authority checks that the name leads here by connecting to port 443 of its addresses (challenge TLS-ALPN-01), so this forward has to be reached there: directly, or through routers and forwards that pass the connection on as it is. The message has the authority's words. It is tried again with growing pauses; authorities limit how often one may fail.`},
-	{CodeOutsideSchedule, "the forward is outside its schedule",
-		`The sentence says when new connections are let in ("schedule mon-fri 08:00-18:00"), in the time zone of the machine, and this is another time. The forward listens and turns new clients away; connections that it has live on. It follows the clock by itself.`},
 
 	{CodeTargetRefuses, "the target refuses connections",
 		`The target's machine answered with a reset: it is up, and nothing listens at that port (or its firewall rejects). Clients see the same: their connections are reset.
