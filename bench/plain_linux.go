@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
+	"time"
 )
 
 // plainTCP is the forwarder that everybody writes first: two goroutines with
@@ -40,7 +42,8 @@ func plainPair(c *net.TCPConn, to string) {
 	<-done
 }
 
-// plainUDP has a connected socket and a goroutine for each client, for ever.
+// plainUDP has a connected socket and a goroutine for each client, until the
+// target has not answered for a while.
 func plainUDP(listen, to string) error {
 	at, err := net.ResolveUDPAddr("udp", listen)
 	if err != nil {
@@ -54,6 +57,7 @@ func plainUDP(listen, to string) error {
 	if err != nil {
 		return err
 	}
+	var mu sync.Mutex // guards sessions
 	sessions := map[netip.AddrPort]*net.UDPConn{}
 	buf := make([]byte, 64<<10)
 	for {
@@ -61,21 +65,31 @@ func plainUDP(listen, to string) error {
 		if err != nil {
 			return err
 		}
+		mu.Lock()
 		s := sessions[from]
 		if s == nil {
 			if s, err = net.DialUDP("udp", nil, target); err != nil {
+				mu.Unlock()
 				continue
 			}
 			sessions[from] = s
-			go plainReplies(s, c, from)
+			go func() {
+				plainReplies(s, c, from)
+				mu.Lock()
+				delete(sessions, from)
+				mu.Unlock()
+				s.Close()
+			}()
 		}
+		mu.Unlock()
 		s.Write(buf[:n])
 	}
 }
 
 func plainReplies(s, c *net.UDPConn, to netip.AddrPort) {
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, 2048)
 	for {
+		s.SetReadDeadline(time.Now().Add(20 * time.Second))
 		n, err := s.Read(buf)
 		if err != nil {
 			return

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"fairlead/bench/load"
@@ -29,7 +31,11 @@ type figure struct {
 	cpuIn     time.Duration
 	latency   bool
 	loss      bool
+	columns   []column // of what is held rather than done; nothing else applies then
 }
+
+// A column is the heading and the name of a value.
+type column struct{ says, value string }
 
 var (
 	gigabits = figure{rate: "Gbit/s", cpu: "CPU s/GiB", rateIn: 1e9 / 8, cpuPer: 1 << 30, cpuIn: time.Second,
@@ -44,75 +50,162 @@ var (
 		count: func(c load.Counters) float64 { return float64(c.Payload) }}
 )
 
-// Targets that are not peers.
+// Variants of a target: words behind its name, each after a slash.
 const (
-	nobody     = "/nobody" // behind a name: the same, run by an ordinary user
-	many       = peers.Fairlead + "/10000"
-	auto       = peers.Fairlead + "/auto" // with congestion auto
-	overUDP    = "/udp"                   // behind a name: the same, for datagrams
-	nobodyUser = 65534
+	overUDP = "udp"    // for datagrams
+	nobody  = "nobody" // run by an ordinary user
+	many    = "10000"  // with 10,000 forwards, of which one is used
+	off     = "off"    // with congestion off
+	bbr     = "bbr"    // where BBR is the default of all hosts
+	idle    = "idle"   // fresh, to hold idle connections
 )
 
-const warm = 250 * time.Millisecond
+const (
+	warm      = 250 * time.Millisecond
+	quickWarm = 150 * time.Millisecond
+)
 
-// plan is the cells that the command line asks for.
-func plan(o option) []cell {
-	var cells []cell
-	add := func(c cell, targets ...string) {
-		c.targets = targets
-		c.order.Warm = warm
-		cells = append(cells, c)
-	}
-	tcp := []string{peers.Direct, peers.Fairlead}
-	udp := []string{peers.Direct + overUDP, peers.Fairlead + overUDP}
-	unprivileged := []string{peers.Direct, peers.Fairlead + nobody}
-	for _, p := range o.peers {
-		tcp = append(tcp, p.Name)
-		if p.UDP {
-			udp = append(udp, p.Name+overUDP)
+// plan is the cells that the command line asks for: those of the first stage,
+// what was held in it, the idle one, and those of the stage where BBR is the
+// default.
+func plan(o option) (first, loads, idles, paced []cell) {
+	peer := func(variants ...string) (with []string) {
+		for _, p := range o.peers {
+			with = append(with, name(p.Name, variants...))
 		}
-		unprivileged = append(unprivileged, p.Name+nobody)
+		return with
 	}
-	full := !o.quick
-	if o.works["bulk"] {
-		for _, n := range []int{1, 8, 16, 64, 128} {
-			if full || n == 8 || n == 64 {
-				add(bulk(n), tcp...)
-			}
+	// A cell is measured for its own work, with all peers, and for the work
+	// "forwards", with fairlead's two sizes.
+	add := func(c cell, own, grows bool, variants ...string) {
+		grows = grows && o.works["forwards"]
+		if own = own && o.works[c.work]; !own && !grows {
+			return
 		}
-		c := bulk(128)
-		c.name, c.says = c.name+"-nobody", c.says+", forwarder run by an ordinary user"
-		if full {
-			add(c, unprivileged...)
+		udp := c.order.Kind == load.Packets
+		if udp {
+			variants = append(variants, overUDP)
 		}
-	}
-	if o.works["rr"] {
-		for _, n := range []int{1, 256} {
-			for _, size := range []int{64, 16384} {
-				if full || n != 1 || size == 64 {
-					add(rr(n, size), tcp...)
+		c.targets = []string{name(peers.Direct, without(variants, nobody)...), name(peers.Fairlead, variants...)}
+		if grows {
+			c.targets = append(c.targets, name(peers.Fairlead, append([]string{many}, variants...)...))
+		}
+		if own {
+			for _, p := range o.peers {
+				if p.UDP || !udp {
+					c.targets = append(c.targets, name(p.Name, variants...))
 				}
 			}
 		}
+		if o.quick {
+			c.order.Warm = quickWarm
+		}
+		first = append(first, c)
 	}
-	if o.works["conn"] {
-		add(conn(), tcp...)
+	full := !o.quick
+	add(bulk(1), full, false)
+	add(bulk(8), true, true)
+	add(bulk(16), full, false)
+	add(bulk(64), true, false)
+	add(bulk(128), full, false)
+	unprivileged := bulk(128)
+	unprivileged.name += "-nobody"
+	unprivileged.says += ", each forwarder run by an ordinary user of its own"
+	add(unprivileged, full, false, nobody)
+	add(rr(1, 64), true, full)
+	add(rr(1, 16<<10), full, false)
+	add(rr(256, 64), true, true)
+	add(rr(256, 16<<10), true, false)
+	add(conn(), true, true)
+	const rate = 100_000
+	add(udp(1, 64, rate), true, true)
+	add(udp(1, 64, 4*rate), full, false)
+	add(udp(1, 1200, rate), full, false)
+	add(udp(1000, 64, rate), true, false)
+	add(udp(1000, 1200, rate), full, false)
+	add(gso(1, 64), full, false)
+	add(gso(1, 1200), true, false)
+	add(gso(1000, 64), full, false)
+	add(gso(1000, 1200), full, false)
+
+	if o.works["forwards"] {
+		loads = append(loads, cell{name: "loaded", says: "what fairlead holds before the first client, with one forward and with 10,000", work: "forwards",
+			figure:  figure{columns: loadedColumns},
+			targets: []string{peers.Fairlead, name(peers.Fairlead, many), name(peers.Fairlead, overUDP), name(peers.Fairlead, many, overUDP)}})
 	}
-	_ = udp
-	return cells
+	if o.works["idle"] {
+		idles = append(idles, cell{name: "idle", says: "connections that asked once and then do nothing", work: "idle", figure: figure{columns: idleColumns},
+			targets: append([]string{name(peers.Direct, idle), name(peers.Fairlead, idle)}, peer(idle)...)})
+	}
+	if o.works["congestion"] {
+		c := bulk(8)
+		c.name, c.work = "bulk-8-bbr", "congestion"
+		c.says += "; BBR is the default of client, middle and server, and only fairlead chooses for itself (congestion auto)"
+		c.targets = append([]string{name(peers.Direct, bbr), name(peers.Fairlead, bbr), name(peers.Fairlead, off, bbr)}, peer(bbr)...)
+		paced = append(paced, c)
+	}
+	return first, loads, idles, paced
+}
+
+func name(base string, variants ...string) string {
+	return strings.Join(append([]string{base}, variants...), "/")
+}
+
+// base is a target's name without its variants.
+func base(target string) string {
+	b, _, _ := strings.Cut(target, "/")
+	return b
+}
+
+// has reports whether a target is of a variant.
+func has(target, variant string) bool {
+	return slices.Contains(strings.Split(target, "/")[1:], variant)
+}
+
+func without(list []string, word string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(w string) bool { return w == word })
 }
 
 func bulk(n int) cell {
 	return cell{name: fmt.Sprintf("bulk-%d", n), says: fmt.Sprintf("%d streams, uploads", n), work: "bulk",
-		order: load.Order{Kind: load.Bulk, N: n}, figure: gigabits}
+		order: load.Order{Kind: load.Bulk, N: n, Warm: warm}, figure: gigabits}
 }
 
 func rr(n, size int) cell {
 	return cell{name: fmt.Sprintf("rr-%d-%d", n, size), says: fmt.Sprintf("requests and answers of %d bytes on %d connections", size, n), work: "rr",
-		order: load.Order{Kind: load.Requests, N: n, Size: size}, figure: requests}
+		order: load.Order{Kind: load.Requests, N: n, Size: size, Warm: warm}, figure: requests}
 }
 
 func conn() cell {
 	return cell{name: "conn", says: "connect, ask 64 bytes, close; 32 at a time", work: "conn",
-		order: load.Order{Kind: load.Connects, N: 32, Size: 64, Sources: town.ClientAddrs}, figure: connects}
+		order: load.Order{Kind: load.Connects, N: 32, Size: 64, Warm: warm, Sources: town.ClientAddrs}, figure: connects}
+}
+
+// udp is datagrams one way at a rate that is offered to all alike.
+func udp(n, size, rate int) cell {
+	c := cell{name: fmt.Sprintf("udp-%d-%d", n, size), work: "udp", figure: packets,
+		says:  fmt.Sprintf("datagrams of %d bytes one way from %s, %d a second offered", size, clients(n), rate),
+		order: load.Order{Kind: load.Packets, N: n, Size: size, Rate: rate, Warm: warm, Sources: town.ClientAddrs}}
+	if rate > 100_000 {
+		c.name += "-flood"
+	}
+	return c
+}
+
+// gso is trains of datagrams as QUIC stacks send them, as fast as they go.
+func gso(n, size int) cell {
+	c := cell{name: fmt.Sprintf("gso-%d-%d", n, size), work: "gso", figure: trains,
+		order: load.Order{Kind: load.Packets, N: n, Size: size, Train: 50, Warm: warm, Sources: town.ClientAddrs}}
+	if n > 1 {
+		c.order.Train = 10
+	}
+	c.says = fmt.Sprintf("trains of %d datagrams of %d bytes (UDP_SEGMENT) one way from %s, as fast as it sends", c.order.Train, size, clients(n))
+	return c
+}
+
+func clients(n int) string {
+	if n == 1 {
+		return "one client"
+	}
+	return fmt.Sprintf("%d clients", n)
 }

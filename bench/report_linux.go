@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"runtime"
@@ -12,36 +13,75 @@ import (
 
 	"fairlead/bench/peers"
 	"fairlead/bench/stats"
+	"fairlead/bench/town"
 )
 
 // A report is what the benchmark found.
 type report struct {
 	o       option
-	machine []string // facts, in the order of the text
+	began   time.Time
+	use     town.Machine // at the beginning
+	facts   []string     // in the order of the text
+	calls   []call
 	cells   []cell
 	samples []sample
+	again   map[string]float64
 }
 
 func newReport(s *stage) *report {
-	r := &report{o: s.o}
-	say := func(name, format string, args ...any) {
-		r.machine = append(r.machine, name+": "+fmt.Sprintf(format, args...))
-	}
+	r := &report{o: s.o, began: time.Now(), use: town.ReadMachine()}
+	r.say("when", "%s, %d rounds of %v per cell", r.began.UTC().Format("2006-01-02 15:04 UTC"), s.o.rounds, s.o.time)
+	r.say("machine", "%d × %s, Linux %s", runtime.NumCPU(), processor(), strings.TrimSpace(read("/proc/sys/kernel/osrelease")))
 	var versions []string
 	for _, p := range s.o.peers {
 		if v := p.Ask(); v != "" && !slices.Contains(versions, v) {
 			versions = append(versions, v)
 		}
 	}
-	mtu := "1500, segmentation and receive offload as veth has them by default"
-	say("when", "%s, %d rounds of %v per cell", time.Now().UTC().Format("2006-01-02 15:04 UTC"), s.o.rounds, s.o.time)
-	say("machine", "%d × %s, %s", runtime.NumCPU(), processor(), strings.TrimSpace(read("/proc/sys/kernel/osrelease")))
-	say("made with", "%s", runtime.Version())
-	say("versions", "%s", strings.Join(versions, "; "))
-	say("CPU time by", "%s", s.town.CountedBy())
-	say("congestion control", "reno on all hosts, unless the work says otherwise")
-	say("MTU", "%s", mtu)
+	versions = append(versions, runtime.Version())
+	r.say("versions", "%s, %s", peers.FairleadVersion(s.tools), strings.Join(versions, ", "))
+	r.say("network", "client – middle – server, veth, MTU %d, offloads as veth has them; congestion control reno on all three, unless the work says otherwise", s.town.MTU())
+	r.say("descriptors", "%d for each process", maxFiles())
+	r.say("CPU time by", "%s", s.town.CountedBy())
 	return r
+}
+
+func (r *report) say(name, format string, args ...any) {
+	r.facts = append(r.facts, name+": "+fmt.Sprintf(format, args...))
+}
+
+// finish adds what is known at the end: what else the machine did, and how
+// the forwarders were called.
+func (r *report) finish(s *stage) {
+	use := town.ReadMachine().Since(r.use)
+	ours := s.town.Spent()
+	r.say("meanwhile", "the benchmark used %.0f %% of the CPU, other work %.0f %%, and %.0f %% was stolen from this virtual machine",
+		100*use.Part(ours), 100*use.Part(use.Busy-ours), 100*use.Part(use.Stolen))
+	for _, name := range slices.Sorted(maps.Keys(s.targets)) {
+		t := s.targets[name]
+		if len(t.call) == 0 || strings.Contains(name, "/") && name != peers.Fairlead+"/"+many && !strings.HasSuffix(name, "/"+overUDP) {
+			continue // the same as without the variant
+		}
+		c := call{Target: name, Words: strings.ReplaceAll(strings.Join(t.call, " "), s.tools.Dir+"/", "")}
+		for _, w := range t.call {
+			if text := read(w); strings.HasSuffix(w, ".conf") && text != "" {
+				c.Config = strings.ReplaceAll(shorten(text), s.tools.Dir+"/", "")
+			}
+		}
+		r.calls = append(r.calls, c)
+	}
+}
+
+// A call is how a forwarder was started.
+type call struct{ Target, Words, Config string }
+
+// shorten keeps the first lines of a long configuration.
+func shorten(text string) string {
+	lines := strings.SplitAfter(text, "\n")
+	if len(lines) <= 40 {
+		return text
+	}
+	return strings.Join(lines[:2], "") + fmt.Sprintf("# and %d more\n", len(lines)-3)
 }
 
 func read(path string) string {
@@ -59,11 +99,15 @@ func processor() string {
 }
 
 // values are what rounds came to with one value of one target, NaN where a
-// round failed or had none.
+// round had none. Where one round failed, the target has no values at all: a
+// failure is not made good by figures.
 func (r *report) values(cell, target, value string) []float64 {
 	v := make([]float64, r.o.rounds)
 	for i := range v {
 		v[i] = math.NaN()
+	}
+	if r.failure(cell, target) != "" {
+		return v
 	}
 	for _, s := range r.samples {
 		if x, ok := s.Values[value]; ok && s.Cell == cell && s.Target == target {
@@ -73,20 +117,34 @@ func (r *report) values(cell, target, value string) []float64 {
 	return v
 }
 
+func (r *report) spread(cell, target, value string) stats.Spread {
+	return stats.Of(r.values(cell, target, value))
+}
+
+// failure is why a target failed with a cell, and how often; "" when it did
+// not.
 func (r *report) failure(cell, target string) string {
+	failed, why := 0, ""
 	for _, s := range r.samples {
 		if s.Cell == cell && s.Target == target && s.Fail != "" {
-			return s.Fail
+			failed, why = failed+1, s.Fail
 		}
 	}
-	return ""
+	if failed == 0 {
+		return ""
+	}
+	why = strings.NewReplacer("|", "/", "\n", " ").Replace(why)
+	if len(why) > 200 {
+		why = strings.ToValidUTF8(why[:200], "") + " …"
+	}
+	return fmt.Sprintf("failed in %d of %d rounds: %s", failed, r.o.rounds, why)
 }
 
 func (r *report) publish() error {
 	text := r.markdown()
 	fmt.Print(text)
 	if r.o.json != "" {
-		b, err := json.MarshalIndent(map[string]any{"schema": "fairlead/bench/1", "machine": r.machine, "samples": r.samples}, "", " ")
+		b, err := json.MarshalIndent(map[string]any{"schema": "fairlead/bench/1", "facts": r.facts, "calls": r.calls, "samples": r.samples}, "", " ")
 		if err != nil {
 			return err
 		}
@@ -110,7 +168,7 @@ func (r *report) publish() error {
 
 func (r *report) markdown() string {
 	var b strings.Builder
-	for _, m := range r.machine {
+	for _, m := range r.facts {
 		fmt.Fprintf(&b, "* %s\n", m)
 	}
 	if rows := r.verdicts(); len(rows) > 0 {
@@ -122,13 +180,21 @@ func (r *report) markdown() string {
 	for _, c := range r.cells {
 		r.table(&b, c)
 	}
+	b.WriteString("\n### Calls and configurations\n")
+	for _, c := range r.calls {
+		fmt.Fprintf(&b, "\n%s:\n\n```\n$ %s\n%s```\n", c.Target, c.Words, c.Config)
+	}
 	return b.String()
 }
 
 // table is the figures of one cell.
 func (r *report) table(b *strings.Builder, c cell) {
+	if len(c.figure.columns) > 0 {
+		r.heldTable(b, c)
+		return
+	}
 	f := c.figure
-	columns := []string{"", f.rate, "÷ direct", f.cpu, "all hosts"}
+	columns := []string{"", f.rate, "÷ direct", f.cpu, "all three + kernel threads"}
 	if f.latency {
 		columns = append(columns, "p50 µs", "p99", "p99.9")
 	}
@@ -136,31 +202,45 @@ func (r *report) table(b *strings.Builder, c cell) {
 		columns = append(columns, "lost")
 	}
 	columns = append(columns, "fairlead ÷ it: rate", "CPU")
-	fmt.Fprintf(b, "\n### %s: %s\n\n| %s |\n|%s\n", c.name, c.says, strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	fmt.Fprintf(b, "\n### %s: %s\n\n", c.name, c.says)
+	if varied, ok := r.again[c.name]; ok {
+		fmt.Fprintf(b, "Measured twice, because the plain route varied by %.0f %% between rounds; by %.0f %% then.\n\n",
+			varied*100, r.spread(c.name, c.targets[0], rateValue).Varies()*100)
+	}
+	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 	self := subject(c)
 	for _, t := range c.targets {
 		v := func(name string) []float64 { return r.values(c.name, t, name) }
-		cells := []string{t,
+		row := []string{t,
 			stats.Of(v(rateValue)).String(),
 			stats.Of(stats.Ratios(v(rateValue), r.values(c.name, c.targets[0], rateValue))).String(),
-			stats.Of(v(cpuValue)).String(), stats.Number(stats.Of(v(sumValue)).Median)}
+			stats.Of(v(cpuValue)).String(),
+			stats.Number(stats.Of(v(sumValue)).Median) + " + " + stats.Number(stats.Of(v(kernelValue)).Median)}
 		if f.latency {
-			cells = append(cells, stats.Of(v(p50Value)).String(), stats.Of(v(p99Value)).String(), stats.Of(v(p999Value)).String())
+			row = append(row, stats.Of(v(p50Value)).String(), stats.Of(v(p99Value)).String(), stats.Of(v(p999Value)).String())
 		}
 		if f.loss {
-			cells = append(cells, percent(stats.Of(v(lossValue))))
+			row = append(row, percent(stats.Of(v(lossValue))))
 		}
 		if t == self {
-			cells = append(cells, "", "")
+			row = append(row, "", "")
 		} else {
-			cells = append(cells, stats.Of(stats.Ratios(r.values(c.name, self, rateValue), v(rateValue))).String(),
+			row = append(row, stats.Of(stats.Ratios(r.values(c.name, self, rateValue), v(rateValue))).String(),
 				stats.Of(stats.Ratios(r.values(c.name, self, cpuValue), v(cpuValue))).String())
 		}
-		if why := r.failure(c.name, t); why != "" {
-			cells[0] += " – failed: " + why
-		}
-		fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))
+		r.row(b, c, t, row)
 	}
+}
+
+// row prints the figures of a target, or that it failed.
+func (r *report) row(b *strings.Builder, c cell, target string, row []string) {
+	if why := r.failure(c.name, target); why != "" {
+		for i := range row {
+			row[i] = ""
+		}
+		row[0], row[1] = target, why
+	}
+	fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
 }
 
 func percent(s stats.Spread) string {
@@ -173,7 +253,7 @@ func percent(s stats.Spread) string {
 // subject is the target of a cell that is held against the others.
 func subject(c cell) string {
 	for _, t := range c.targets {
-		if strings.HasPrefix(t, peers.Fairlead) {
+		if base(t) == peers.Fairlead {
 			return t
 		}
 	}

@@ -21,6 +21,7 @@ import (
 
 	"fairlead/bench/load"
 	"fairlead/bench/peers"
+	"fairlead/bench/stats"
 	"fairlead/bench/town"
 )
 
@@ -43,6 +44,12 @@ const (
 	p99Value    = "p99"
 	p999Value   = "p99.9"
 	lossValue   = "loss" // part of what was sent
+
+	countValue  = "count"       // idle connections
+	memoryValue = "memory"      // KiB of process memory for each of them
+	filesValue  = "descriptors" // for each of them
+	slabValue   = "slab"        // KiB of kernel memory for each, on all hosts
+	readyValue  = "ready"       // seconds from the start until something was forwarded
 )
 
 // A target is a forwarder at work, or the plain route.
@@ -52,6 +59,10 @@ type target struct {
 	proc *town.Process  // nil for the plain route
 	fail error          // why it cannot be measured
 	log  string
+
+	call  []string      // how it was called
+	ready time.Duration // from the start until something was forwarded
+	held  town.Usage    // then
 }
 
 // A stage is the town with a server and the targets that are up.
@@ -64,6 +75,7 @@ type stage struct {
 	next    uint16 // number of the next target; its ports follow from it
 	client  *town.Group
 	samples []sample
+	again   map[string]float64 // cells measured twice, and why: how far the plain route varied
 }
 
 // Ports: the server listens at one for each target, so that no two targets
@@ -74,6 +86,7 @@ const (
 	serveMost  = 64
 	manyEntry  = 40001 // of the target with 10,000 forwards
 	manyCount  = 10000
+	firstUser  = 61001 // ordinary users that forwarders run as
 )
 
 func bench(ctx context.Context, o option) (err error) {
@@ -92,7 +105,7 @@ func bench(ctx context.Context, o option) (err error) {
 			os.RemoveAll(dir)
 		}
 	}()
-	s := &stage{o: o, targets: map[string]*target{}}
+	s := &stage{o: o, targets: map[string]*target{}, again: map[string]float64{}}
 	if s.tools, err = tools(ctx, o, dir); err != nil {
 		return err
 	}
@@ -104,14 +117,9 @@ func bench(ctx context.Context, o option) (err error) {
 		return err
 	}
 	report := newReport(s)
-	cells := plan(o)
-	if err := s.town.Congestion("reno"); err != nil {
+	if err := s.measure(ctx, report); err != nil {
 		return err
 	}
-	if err := s.rounds(ctx, cells); err != nil {
-		return err
-	}
-	report.samples, report.cells = s.samples, cells
 	if err := report.publish(); err != nil {
 		return err
 	}
@@ -155,6 +163,15 @@ func copyProgram(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, b, 0o755)
+}
+
+// maxFiles is how many descriptors each process may have.
+func maxFiles() int {
+	var r syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil || r.Cur > 1<<20 {
+		return 1 << 20
+	}
+	return int(r.Cur)
 }
 
 // raiseFiles takes all descriptors that this process may have.
@@ -214,76 +231,144 @@ func (s *server) counters() (c load.Counters, err error) {
 	return c, json.Unmarshal(line, &c)
 }
 
-// rounds measures all cells in all rounds.
+// measure carries out the plan and fills the report.
+func (s *stage) measure(ctx context.Context, r *report) error {
+	first, loads, idles, paced := plan(s.o)
+	for _, step := range []struct {
+		congestion string
+		cells      []cell
+		run        func(context.Context, []cell) error
+	}{{"reno", first, s.rounds}, {"reno", loads, s.loaded}, {"reno", idles, s.hold}, {"bbr", paced, s.rounds}} {
+		if len(step.cells) == 0 {
+			continue
+		}
+		if err := s.town.Congestion(step.congestion); err != nil {
+			return err
+		}
+		if err := step.run(ctx, step.cells); err != nil {
+			return err
+		}
+		r.cells = append(r.cells, step.cells...)
+	}
+	r.samples, r.again = s.samples, s.again
+	r.finish(s)
+	return nil
+}
+
+// rounds measures all cells in all rounds. Where the plain route itself
+// varied too much, the machine was disturbed, and all rounds of the cell are
+// measured once more.
 func (s *stage) rounds(ctx context.Context, cells []cell) error {
 	s.startAll(ctx, cells)
+	if err := s.visits(ctx, cells); err != nil || s.o.quick {
+		return err
+	}
+	again := slices.DeleteFunc(slices.Clone(cells), func(c cell) bool {
+		return s.varied(c) <= disturbed
+	})
+	for _, c := range again {
+		s.again[c.name] = s.varied(c)
+		s.samples = slices.DeleteFunc(s.samples, func(x sample) bool { return x.Cell == c.name })
+	}
+	return s.visits(ctx, again)
+}
+
+// disturbed is the part of its median by which the figures of the plain route
+// may lie apart.
+const disturbed = 0.25
+
+// varied is how far the figures of the plain route lie apart.
+func (s *stage) varied(c cell) float64 {
+	var v []float64
+	for _, x := range s.samples {
+		if rate, ok := x.Values[rateValue]; ok && x.Cell == c.name && base(x.Target) == peers.Direct {
+			v = append(v, rate)
+		}
+	}
+	return stats.Of(v).Varies()
+}
+
+func (s *stage) visits(ctx context.Context, cells []cell) error {
 	n := 0
 	for _, c := range cells {
 		n += len(c.targets)
 	}
 	for round := range s.o.rounds {
-		fmt.Fprintf(os.Stderr, "bench: round %d of %d, %d visits\n", round+1, s.o.rounds, n)
+		if n > 0 {
+			fmt.Fprintf(os.Stderr, "bench: round %d of %d, %d visits\n", round+1, s.o.rounds, n)
+		}
 		for _, c := range cells {
 			order := slices.Clone(c.targets)
 			rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 			for _, name := range order {
+				values, err := s.visit(ctx, c, s.targets[name])
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				values, err := s.visit(ctx, c, s.targets[name])
-				x := sample{Round: round, Cell: c.name, Target: name, Values: values}
-				if err != nil {
-					x.Fail = err.Error()
-				}
-				s.samples = append(s.samples, x)
+				s.note(round, c, name, values, err)
 			}
 		}
 	}
 	return nil
 }
 
-// startAll starts every target of the cells that is not up yet.
+func (s *stage) note(round int, c cell, target string, values map[string]float64, err error) {
+	x := sample{Round: round, Cell: c.name, Target: target, Values: values}
+	if err != nil {
+		x.Fail = err.Error()
+		x.Fail = strings.ReplaceAll(x.Fail, s.tools.Dir+"/", "")
+		fmt.Fprintf(os.Stderr, "bench: round %d, %s, %s: %s\n", round+1, c.name, target, x.Fail)
+	}
+	s.samples = append(s.samples, x)
+}
+
+// startAll starts every target of the cells that is not up yet. One that does
+// not come up fails at each visit.
 func (s *stage) startAll(ctx context.Context, cells []cell) {
 	for _, c := range cells {
 		for _, name := range c.targets {
-			if s.targets[name] != nil || ctx.Err() != nil {
-				continue
-			}
-			t := s.start(name)
-			s.targets[name] = t
-			if t.fail == nil {
-				t.fail = s.prove(ctx, t, strings.Contains(name, overUDP))
-			}
-			if t.fail != nil {
-				fmt.Fprintf(os.Stderr, "bench: %s is not measured: %v\n", name, t.fail)
+			if s.targets[name] == nil && ctx.Err() == nil {
+				s.targets[name] = s.begin(ctx, name)
 			}
 		}
 	}
+}
+
+// begin starts a target and proves it.
+func (s *stage) begin(ctx context.Context, name string) *target {
+	began := time.Now()
+	t := s.start(name)
+	if t.fail == nil {
+		t.fail = s.prove(ctx, t, has(name, overUDP))
+	}
+	t.ready = time.Since(began)
+	if t.proc != nil {
+		t.held = t.proc.Group.Usage()
+	}
+	return t
 }
 
 func (s *stage) start(name string) *target {
 	t := &target{name: name}
 	i := s.next
 	s.next++
-	to := netip.AddrPortFrom(town.ServerAddr, firstServe+i)
-	base, isUDP := strings.CutSuffix(name, overUDP)
-	base, unprivileged := strings.CutSuffix(base, nobody)
-	if base == peers.Direct {
+	to := netip.AddrPortFrom(town.ServerAddr, firstServe+i%serveMost)
+	if base(name) == peers.Direct {
 		t.at = to
 		return t
 	}
-	r := peers.Route{Listen: netip.AddrPortFrom(town.EntryAddr, firstEntry+i), To: to, UDP: isUDP}
+	r := peers.Route{Listen: netip.AddrPortFrom(town.EntryAddr, firstEntry+i), To: to, UDP: has(name, overUDP)}
 	var argv []string
-	switch base {
-	case peers.Fairlead:
-		argv = peers.FairleadCommand(s.tools, r)
-	case auto:
-		argv = peers.FairleadCommand(s.tools, r, "congestion", "auto")
-	case many:
+	switch {
+	case has(name, many):
 		r.Listen = netip.AddrPortFrom(town.EntryAddr, manyEntry)
 		argv, t.fail = peers.FairleadMany(s.tools, r, manyCount)
+	case base(name) == peers.Fairlead && has(name, off):
+		argv = peers.FairleadCommand(s.tools, r, "congestion", "off")
+	case base(name) == peers.Fairlead:
+		argv = peers.FairleadCommand(s.tools, r)
 	default:
-		p, _ := peers.Find(base)
+		p, _ := peers.Find(base(name))
 		if t.fail = p.Missing(); t.fail == nil {
 			argv, t.fail = p.Command(s.tools, r)
 		}
@@ -299,11 +384,12 @@ func (s *stage) start(name string) *target {
 		return t
 	}
 	defer log.Close()
+	t.call = argv
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.tools.Dir, log, log
 	var uid uint32
-	if unprivileged {
-		uid = nobodyUser
+	if has(name, nobody) {
+		uid = firstUser + uint32(i) // pipes are limited per user
 	}
 	t.proc, t.fail = s.town.Start(s.town.Middle, name, cmd, uid)
 	return t
@@ -313,7 +399,7 @@ func (s *stage) start(name string) *target {
 // arrives whole: nothing is measured before.
 func (s *stage) prove(ctx context.Context, t *target, isUDP bool) error {
 	var err error
-	for began := time.Now(); time.Since(began) < 10*time.Second && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < 30*time.Second && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
 		if t.proc != nil {
 			select {
 			case <-t.proc.Ended():

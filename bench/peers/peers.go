@@ -126,9 +126,9 @@ listen bench
 const streamModule = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 func nginx(t Tools, r Route) ([]string, error) {
-	udp, more := "", "backlog=4096"
+	udp, more, timeout := "", "backlog=4096", "1h"
 	if r.UDP {
-		udp, more = "udp", ""
+		udp, more, timeout = "udp", "", "20s"
 	}
 	pid := t.file("nginx", r, "pid")
 	file, err := t.write("nginx", r, fmt.Sprintf(`load_module %s;
@@ -145,11 +145,11 @@ stream {
     listen %v %s reuseport %s;
     proxy_pass %v;
     proxy_buffer_size 256k;
-    proxy_timeout 1h;
+    proxy_timeout %s;
     proxy_half_close on;
   }
 }
-`, streamModule, pid, r.Listen, udp, more, r.To))
+`, streamModule, pid, r.Listen, udp, more, r.To, timeout))
 	return []string{"nginx", "-e", "stderr", "-c", file}, err
 }
 
@@ -173,6 +173,16 @@ func plainGo(t Tools, r Route) ([]string, error) {
 		network = "udp"
 	}
 	return []string{t.Self, "plain", network, r.Listen.String(), r.To.String()}, nil
+}
+
+// FairleadVersion is what fairlead says of its version.
+func FairleadVersion(t Tools) string {
+	out, err := exec.Command(t.Fairlead, "version").Output()
+	line, _, _ := strings.Cut(string(out), "\n")
+	if err != nil || line == "" {
+		return "fairlead of unknown version"
+	}
+	return line
 }
 
 // FairleadCommand is the call of fairlead with one forward and what words are
@@ -201,7 +211,11 @@ func FairleadMany(t Tools, r Route, n int) ([]string, error) {
 }
 
 func (t Tools) file(name string, r Route, ext string) string {
-	return filepath.Join(t.Dir, fmt.Sprintf("%s-%d.%s", name, r.Listen.Port(), ext))
+	network := "tcp"
+	if r.UDP {
+		network = "udp"
+	}
+	return filepath.Join(t.Dir, fmt.Sprintf("%s-%s-%d.%s", name, network, r.Listen.Port(), ext))
 }
 
 func (t Tools) write(name string, r Route, text string) (string, error) {

@@ -41,6 +41,15 @@ func Ratios(above, below []float64) []float64 {
 	return r
 }
 
+// Differences subtracts round by round, as [Ratios] divides.
+func Differences(from, what []float64) []float64 {
+	d := make([]float64, min(len(from), len(what)))
+	for i := range d {
+		d[i] = from[i] - what[i]
+	}
+	return d
+}
+
 // Varies says by which part of the median the values lie apart.
 func (s Spread) Varies() float64 {
 	if s.N < 2 || s.Median == 0 {

@@ -21,7 +21,8 @@ import (
 type groups interface {
 	group(name string) (*Group, error)
 	how() string
-	close() error // ends all processes in them and removes them
+	spent() time.Duration // by all groups together
+	close() error         // ends all processes in them and removes them
 }
 
 // A Group is a set of processes whose CPU time is counted together.
@@ -42,6 +43,9 @@ func (g *Group) PIDs() []int { return g.pids() }
 
 // CountedBy says how CPU time is counted.
 func (t *Town) CountedBy() string { return t.groups.how() }
+
+// Spent is the CPU time of all programs of the town so far.
+func (t *Town) Spent() time.Duration { return t.groups.spent() }
 
 const prefix = "fairlead-bench-"
 
@@ -120,6 +124,21 @@ func (c *cgroups) share(dir, home string, enter bool) {
 		})
 	}
 	c.shared = true
+}
+
+func (c *cgroups) spent() time.Duration { return spentBy(&c.mu, c.made) }
+
+func (s *sessions) spent() time.Duration { return spentBy(&s.mu, s.made) }
+
+func spentBy(mu *sync.Mutex, made map[string]*Group) (sum time.Duration) {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, g := range made {
+		if cpu, err := g.CPU(); err == nil {
+			sum += cpu
+		}
+	}
+	return sum
 }
 
 func (c *cgroups) group(name string) (*Group, error) {

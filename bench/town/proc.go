@@ -42,6 +42,45 @@ func parseStat(line string) (stat, bool) {
 	return stat{state: f[0], session: session, cpu: time.Duration(ticks) * 10 * time.Millisecond}, true
 }
 
+// A Machine is the time that all processors have spent since the start.
+type Machine struct {
+	Busy, Idle, Stolen time.Duration
+}
+
+// Since is what was spent between two readings.
+func (m Machine) Since(before Machine) Machine {
+	return Machine{m.Busy - before.Busy, m.Idle - before.Idle, m.Stolen - before.Stolen}
+}
+
+// Part is d as a part of all time there was.
+func (m Machine) Part(d time.Duration) float64 {
+	if all := m.Busy + m.Idle + m.Stolen; all > 0 {
+		return max(0, float64(d)/float64(all))
+	}
+	return 0
+}
+
+// parseMachine reads the first line of /proc/stat, see proc_stat(5).
+func parseMachine(text string) (m Machine) {
+	line, _, _ := strings.Cut(text, "\n")
+	for i, f := range strings.Fields(line) {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			continue // the name of the line
+		}
+		d := time.Duration(n) * 10 * time.Millisecond
+		switch i {
+		case 1, 2, 3, 6, 7: // user nice system irq softirq
+			m.Busy += d
+		case 4, 5: // idle iowait
+			m.Idle += d
+		case 8:
+			m.Stolen += d
+		}
+	}
+	return m
+}
+
 // statField is a number of a file of lines "name number", as cpu.stat is.
 func statField(text, name string) (int64, error) {
 	for line := range strings.Lines(text) {

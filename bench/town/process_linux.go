@@ -100,3 +100,17 @@ func (g *Group) kill() {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+// KernelMemory is what the kernel holds now for sockets, threads and the like,
+// in bytes, on the machine as a whole.
+func KernelMemory() int64 {
+	b, _ := os.ReadFile("/proc/meminfo")
+	text := string(b)
+	return (fieldKiB(text, "Slab:") + fieldKiB(text, "KernelStack:") + fieldKiB(text, "PageTables:")) << 10
+}
+
+// ReadMachine reads what the machine has spent so far.
+func ReadMachine() Machine {
+	b, _ := os.ReadFile("/proc/stat")
+	return parseMachine(string(b))
+}

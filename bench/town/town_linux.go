@@ -105,6 +105,18 @@ func (t *Town) Congestion(algorithm string) error {
 	return nil
 }
 
+// MTU is that of the wires.
+func (t *Town) MTU() (mtu int) {
+	t.Client.Do(func() error {
+		link, err := netlink.LinkByName("wire")
+		if err == nil {
+			mtu = link.Attrs().MTU
+		}
+		return err
+	})
+	return mtu
+}
+
 // Close ends every program of the town and removes it.
 func (t *Town) Close() error {
 	var err error
