@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -82,9 +83,29 @@ func (s *stage) holdOne(ctx context.Context, name string) (map[string]float64, e
 	v := map[string]float64{countValue: float64(n), slabValue: float64(slab) / 1024 / float64(n)}
 	if t.proc != nil {
 		v[memoryValue] = float64(after.Memory-before.Memory) / 1024 / float64(n)
-		v[filesValue] = float64(after.Files-before.Files) / float64(n)
+		each := float64(after.Files-before.Files) / float64(n)
+		v[filesValue] = math.Round(each*100) / 100 // one more for the whole process is none for each
 	}
 	return v, nil
+}
+
+// settle waits until the process neither opens nor closes descriptors, and
+// returns what it holds then.
+func settle(ctx context.Context, g *town.Group) town.Usage {
+	u := g.Usage()
+	for range 50 {
+		select {
+		case <-ctx.Done():
+			return u
+		case <-time.After(100 * time.Millisecond):
+		}
+		next := g.Usage()
+		if next.Files == u.Files {
+			return next
+		}
+		u = next
+	}
+	return u
 }
 
 // loaded notes what targets of the first stage held when they were up. It

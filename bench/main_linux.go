@@ -120,7 +120,7 @@ func options(args []string) (option, error) {
 	f.StringVar(&o.json, "json", "", "write all figures to this file")
 	f.StringVar(&o.write, "write", "", "put the table into this file, between its two marks")
 	f.BoolVar(&o.keep, "keep", false, "at the end leave everything running until Ctrl-C, to look at it")
-	f.BoolVar(&o.quick, "quick", false, "about two minutes: fewer works and peers, 5 rounds of 0.3 s")
+	f.BoolVar(&o.quick, "quick", false, "about two minutes: fewer works and peers, 4 rounds of 0.3 s")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -128,7 +128,7 @@ func options(args []string) (option, error) {
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if o.quick {
 		if !given["rounds"] {
-			o.rounds = 5
+			o.rounds = 4
 		}
 		if !given["time"] {
 			o.time = 300 * time.Millisecond

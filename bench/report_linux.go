@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -38,12 +39,20 @@ func newReport(s *stage) *report {
 			versions = append(versions, v)
 		}
 	}
-	versions = append(versions, runtime.Version())
-	r.say("versions", "%s, %s", peers.FairleadVersion(s.tools), strings.Join(versions, ", "))
+	r.say("versions", "%s%s, %s", peers.FairleadVersion(s.tools), commit(s.o), strings.Join(append(versions, "the rest "+runtime.Version()), ", "))
 	r.say("network", "client – middle – server, veth, MTU %d, offloads as veth has them; congestion control reno on all three, unless the work says otherwise", s.town.MTU())
 	r.say("descriptors", "%d for each process", maxFiles())
 	r.say("CPU time by", "%s", s.town.CountedBy())
 	return r
+}
+
+// commit is that of the source, when fairlead was built from it.
+func commit(o option) string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if o.fairlead != "" || err != nil {
+		return ""
+	}
+	return " at commit " + strings.TrimSpace(string(out))
 }
 
 func (r *report) say(name, format string, args ...any) {
@@ -57,6 +66,9 @@ func (r *report) finish(s *stage) {
 	ours := s.town.Spent()
 	r.say("meanwhile", "the benchmark used %.0f %% of the CPU, other work %.0f %%, and %.0f %% was stolen from this virtual machine",
 		100*use.Part(ours), 100*use.Part(use.Busy-ours), 100*use.Part(use.Stolen))
+	if len(s.lame) > 0 {
+		r.say("an answer to a half-closed connection is lost by", "%s", strings.Join(slices.Sorted(maps.Keys(s.lame)), ", "))
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.targets)) {
 		t := s.targets[name]
 		if len(t.call) == 0 || strings.Contains(name, "/") && name != peers.Fairlead+"/"+many && !strings.HasSuffix(name, "/"+overUDP) {

@@ -75,6 +75,7 @@ type stage struct {
 	next    uint16 // number of the next target; its ports follow from it
 	client  *town.Group
 	samples []sample
+	lame    map[string]bool    // peers that do not carry half-closed connections
 	again   map[string]float64 // cells measured twice, and why: how far the plain route varied
 }
 
@@ -84,7 +85,7 @@ const (
 	firstEntry = 2001
 	firstServe = 31001
 	serveMost  = 64
-	manyEntry  = 40001 // of the target with 10,000 forwards
+	manyEntry  = 40001 // the first of the target with 10,000 forwards
 	manyCount  = 10000
 	firstUser  = 61001 // ordinary users that forwarders run as
 )
@@ -105,7 +106,7 @@ func bench(ctx context.Context, o option) (err error) {
 			os.RemoveAll(dir)
 		}
 	}()
-	s := &stage{o: o, targets: map[string]*target{}, again: map[string]float64{}}
+	s := &stage{o: o, targets: map[string]*target{}, again: map[string]float64{}, lame: map[string]bool{}}
 	if s.tools, err = tools(ctx, o, dir); err != nil {
 		return err
 	}
@@ -260,6 +261,9 @@ func (s *stage) measure(ctx context.Context, r *report) error {
 // measured once more.
 func (s *stage) rounds(ctx context.Context, cells []cell) error {
 	s.startAll(ctx, cells)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err := s.visits(ctx, cells); err != nil || s.o.quick {
 		return err
 	}
@@ -343,7 +347,7 @@ func (s *stage) begin(ctx context.Context, name string) *target {
 	}
 	t.ready = time.Since(began)
 	if t.proc != nil {
-		t.held = t.proc.Group.Usage()
+		t.held = settle(ctx, t.proc.Group)
 	}
 	return t
 }
@@ -376,7 +380,9 @@ func (s *stage) start(name string) *target {
 	if t.fail != nil {
 		return t
 	}
-	t.at = r.Listen
+	if t.at = r.Listen; has(name, many) { // the last is used, as it is there when all are
+		t.at = netip.AddrPortFrom(town.EntryAddr, manyEntry+manyCount-1)
+	}
 	t.log = filepath.Join(s.tools.Dir, strings.ReplaceAll(name, "/", "-")+".log")
 	log, err := os.Create(t.log)
 	if err != nil {
@@ -396,10 +402,14 @@ func (s *stage) start(name string) *target {
 }
 
 // prove waits until the target forwards, and checks that what it forwards
-// arrives whole: nothing is measured before.
+// arrives whole: nothing is measured before. A peer that cannot carry the end
+// of one half is measured, and that is told.
 func (s *stage) prove(ctx context.Context, t *target, isUDP bool) error {
+	whole := load.Order{Kind: load.Check, To: t.at, N: 1}
+	counted := whole
+	counted.Size = 1
 	var err error
-	for began := time.Now(); time.Since(began) < 30*time.Second && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < 20*time.Second && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
 		if t.proc != nil {
 			select {
 			case <-t.proc.Ended():
@@ -409,8 +419,13 @@ func (s *stage) prove(ctx context.Context, t *target, isUDP bool) error {
 		}
 		if isUDP {
 			err = s.provePackets(ctx, t)
-		} else {
-			_, err = s.send(ctx, load.Order{Kind: load.Check, To: t.at, N: 1}, nil)
+		} else if _, err = s.send(ctx, counted, nil); err == nil {
+			if _, half := s.send(ctx, whole, nil); half != nil {
+				if err = half; base(t.name) != peers.Fairlead && ctx.Err() == nil {
+					s.lame[base(t.name)] = true
+					err = nil
+				}
+			}
 		}
 		if err == nil {
 			return nil

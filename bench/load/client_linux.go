@@ -97,7 +97,7 @@ type runner struct {
 func (r *runner) begin() error {
 	switch r.order.Kind {
 	case Check:
-		return check(r.order.To)
+		return check(r.order.To, r.order.Size == 0)
 	case Packets:
 		r.failed = make(chan error, 1)
 		s, err := newSender(r)
@@ -153,19 +153,10 @@ func (r *runner) result() Result {
 	return res
 }
 
-// rank is the p-quantile, by nearest rank, of sorted nanoseconds in
-// microseconds.
-func rank(sorted []uint32, p float64) float64 {
-	if len(sorted) == 0 {
-		return 0
-	}
-	i := int(p*float64(len(sorted)) + 0.9999999)
-	return float64(sorted[min(max(i, 1), len(sorted))-1]) / 1e3
-}
-
-// check sends 8 MiB in pieces of many sizes, ends its half, and compares the
-// hash that the server answers with then.
-func check(to netip.AddrPort) error {
+// check sends 8 MiB in pieces of many sizes and compares the hash that the
+// server answers with, when it has all of it or, for half, when the client has
+// ended its half.
+func check(to netip.AddrPort, half bool) error {
 	c, err := net.DialTimeout("tcp", to.String(), 5*time.Second)
 	if err != nil {
 		return err
@@ -174,7 +165,11 @@ func check(to netip.AddrPort) error {
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	data := make([]byte, 8<<20)
 	rand.Read(data)
-	if _, err := c.Write(append(hello(wantHash, 0), data[:1000]...)); err != nil {
+	size := len(data)
+	if half {
+		size = 0
+	}
+	if _, err := c.Write(append(hello(wantHash, size), data[:1000]...)); err != nil {
 		return err
 	}
 	for at, n := 1000, 1; at < len(data); at, n = at+n, n*3%70001+1 {
@@ -183,7 +178,9 @@ func check(to netip.AddrPort) error {
 			return err
 		}
 	}
-	c.(*net.TCPConn).CloseWrite()
+	if half {
+		c.(*net.TCPConn).CloseWrite()
+	}
 	got, err := io.ReadAll(c)
 	if err != nil {
 		return err

@@ -15,7 +15,7 @@ const (
 	Connects Kind = "connects" // N at a time connect, ask once, close
 	Idle     Kind = "idle"     // N connections ask once and then do nothing
 	Packets  Kind = "packets"  // N sockets send datagrams one way
-	Check    Kind = "check"    // a transfer with half-close must arrive whole
+	Check    Kind = "check"    // a transfer must arrive whole; with a Size of 0 it ends with half-close
 )
 
 // An Order is what a client shall do. It connects, warms up, prints "ready",

@@ -14,7 +14,7 @@ import (
 const (
 	wantSink = 'U' // drop everything
 	wantEcho = 'E' // answer size bytes with as many
-	wantHash = 'H' // take everything until the end, answer with its SHA-256
+	wantHash = 'H' // take size bytes, or everything until the end for 0; answer with the SHA-256
 	header   = 5
 )
 

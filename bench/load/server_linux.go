@@ -211,8 +211,8 @@ func (l *serverLoop) serve(fd int, c *serverConn, events uint32) bool {
 	case wantSink:
 		l.bytes.Add(int64(len(b)))
 	case wantHash:
-		if n > 0 {
-			c.sum.Write(b)
+		c.sum.Write(b)
+		if c.have += len(b); n > 0 && (c.size == 0 || c.have < c.size) {
 			return true
 		}
 		c.answer = c.sum.Sum(nil)

@@ -28,7 +28,7 @@ type Peer struct {
 	Says    string   // what the configuration is, in words
 	Program string   // what has to be installed
 	UDP     bool     // whether it forwards datagrams
-	PerConn int      // descriptors that one idle connection takes in one process; 0 for a process each
+	PerConn int      // descriptors that one process needs for each connection, those in reserve included; 0 for a process each
 	Version []string // the call that prints the version
 
 	command func(t Tools, r Route) ([]string, error)
@@ -45,7 +45,7 @@ var All = []Peer{
 	{Name: "haproxy-tuned", Says: "2 threads, listener per thread, splice-request and splice-response, pipes of 1 MiB, buffers of 64 KiB",
 		Program: "haproxy", PerConn: 2, Version: []string{"haproxy", "-v"}, command: haproxy(true)},
 	{Name: "haproxy", Says: "as people write it: splice-auto, everything else as it comes",
-		Program: "haproxy", PerConn: 2, Version: []string{"haproxy", "-v"}, command: haproxy(false)},
+		Program: "haproxy", PerConn: 4, Version: []string{"haproxy", "-v"}, command: haproxy(false)},
 	{Name: "nginx", Says: "stream, 2 workers, reuseport, buffers of 256 KiB",
 		Program: "nginx", UDP: true, PerConn: 2, Version: []string{"nginx", "-v"}, command: nginx},
 	{Name: "socat", Says: "fork, buffers of 256 KiB",
@@ -101,13 +101,12 @@ func (p Peer) Ask() string {
 
 func haproxy(tuned bool) func(Tools, Route) ([]string, error) {
 	return func(t Tools, r Route) ([]string, error) {
-		global, options, bind := "", "option splice-auto", ""
+		global, options, bind := "# nothing", "option splice-auto", ""
 		if tuned {
-			global = "nbthread 2\n  tune.pipesize 1048576\n  tune.bufsize 65536\n  maxpipes 256\n"
+			global = "maxconn 9500\n  nbthread 2\n  tune.pipesize 1048576\n  tune.bufsize 65536\n  maxpipes 256"
 			options, bind = "option splice-request\n  option splice-response", " shards by-thread"
 		}
 		file, err := t.write("haproxy", r, fmt.Sprintf(`global
-  maxconn 9500
   %s
 defaults
   mode tcp
@@ -119,7 +118,7 @@ listen bench
   bind %v%s
   server target %v
 `, global, options, r.Listen, bind, r.To))
-		return []string{"haproxy", "-db", "-q", "-f", file}, err
+		return []string{"haproxy", "-db", "-f", file}, err
 	}
 }
 

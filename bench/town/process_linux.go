@@ -1,6 +1,7 @@
 package town
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -86,16 +87,33 @@ func (g *Group) Usage() Usage {
 }
 
 // kill ends all processes of the group: those that it finds, until it finds
-// none.
+// none. Children of a process that has ended have become children of this one
+// (see [New]) and are waited for, lest they stay as zombies where nobody else
+// does that.
 func (g *Group) kill() {
-	for range 200 {
+	g.mu.Lock()
+	leaders := slices.Clone(g.sessions) // waited for by their Process
+	g.mu.Unlock()
+	orphans := map[int]bool{}
+	for range 300 {
 		pids := g.PIDs()
-		pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == os.Getpid() })
-		if len(pids) == 0 {
-			return
-		}
 		for _, pid := range pids {
 			syscall.Kill(pid, syscall.SIGKILL)
+			orphans[pid] = !slices.Contains(leaders, pid)
+		}
+		waiting := false
+		for pid, orphan := range orphans {
+			if !orphan {
+				continue
+			}
+			if n, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil); n == pid || errors.Is(err, syscall.ECHILD) && syscall.Kill(pid, 0) != nil {
+				delete(orphans, pid)
+			} else {
+				waiting = true
+			}
+		}
+		if len(pids) == 0 && !waiting {
+			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

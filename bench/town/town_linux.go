@@ -30,8 +30,12 @@ type Town struct {
 	groups groups
 }
 
-// New makes a town; the caller closes it. It needs root.
+// New makes a town; the caller closes it. It needs root. From then on, processes
+// whose parent ends become children of this one.
 func New() (*Town, error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("take in orphans: %w", err)
+	}
 	t := &Town{}
 	if err := t.build(); err != nil {
 		t.Close()
