@@ -127,7 +127,7 @@ The forward is tried again by itself when addresses change.`},
 	{CodePrivilege, "a socket option needs a privilege",
 		`A word of the forward needs a right that this process does not have: "mark" and "source keep" are CAP_NET_ADMIN's (or CAP_NET_RAW's), "congestion NAME" is CAP_NET_ADMIN's where the system does not allow the algorithm to everybody. The forward is not carried without what its sentence says.
 
-1. Run it as a service: the unit gives the program the right (AmbientCapabilities=CAP_NET_ADMIN). Mind that CAP_NET_ADMIN may change the whole network configuration; CAP_NET_RAW is enough for mark (from Linux 5.17 on) and for source keep.
+1. Give the service the right: "systemctl edit fairlead", with AmbientCapabilities= and CapabilityBoundingSet= that have CAP_NET_RAW beside CAP_NET_BIND_SERVICE. That is enough for source keep, and from Linux 5.17 on for mark. CAP_NET_ADMIN would do as well, and may change the whole network configuration.
 
 2. Run it with sudo.`},
 	{CodeNoDescriptors, "the program is out of file descriptors",

@@ -16,11 +16,16 @@ func optionProblem(word string, err error) *fairlead.Problem {
 	var p *fairlead.Problem
 	name, _, _ := strings.Cut(word, " ")
 	switch {
+	case errors.Is(err, os.ErrPermission) && name == "congestion":
+		control := strings.TrimPrefix(word, "congestion ")
+		p = fairlead.Problemf(fairlead.CodePrivilege, "%q needs a privilege: the system does not allow %s to everybody", word, control).
+			Note("why", "it is not in net.ipv4.tcp_allowed_congestion_control, and this process has no CAP_NET_ADMIN").
+			Fix("allow it to everybody", "sudo sysctl -w net.ipv4.tcp_allowed_congestion_control=\"$(sysctl -n net.ipv4.tcp_allowed_congestion_control) "+control+"\"")
 	case errors.Is(err, os.ErrPermission):
 		p = fairlead.Problemf(fairlead.CodePrivilege, "%q needs a privilege that this process does not have", word).
-			Note("why", "the right to it is CAP_NET_ADMIN%s", map[bool]string{true: " or CAP_NET_RAW"}[name != "congestion"]).
-			Fix("run it as a service with that right", "AmbientCapabilities=CAP_NET_ADMIN").
-			Fix("run it as root", "")
+			Note("why", "the right to it is CAP_NET_RAW, or CAP_NET_ADMIN (mark before Linux 5.17: only that)").
+			Fix("give the service CAP_NET_RAW, in AmbientCapabilities= and CapabilityBoundingSet=", "sudo systemctl edit fairlead").
+			Fix("or run it as root", "")
 	case errors.Is(err, errors.ErrUnsupported):
 		p = fairlead.Problemf(fairlead.CodeCannotHonour, "this system has nothing for %q", word)
 	case name == "congestion" && errors.Is(err, syscall.ENOENT):
