@@ -2,12 +2,14 @@ package relay
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead"
@@ -71,10 +73,14 @@ func (r *Relay) greet(ru *rule, c net.Conn, o *origin, targets []*target) (net.C
 
 // hear reads from c until what is wanted is known.
 func (r *Relay) hear(ru *rule, c net.Conn, o *origin, wanted facts) (fairlead.Reason, *fairlead.Problem) {
-	c.SetReadDeadline(time.Now().Add(ru.greeting))
-	defer c.SetReadDeadline(time.Time{})
-	stop := context.AfterFunc(r.ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	g := &guest{id: r.table.next(), rule: ru, c: c, from: o.client, at: o.local, began: time.Now()}
+	c.SetReadDeadline(g.began.Add(ru.greeting))
+	defer g.heard()
+	// It is either in the table or among those served, for who counts both.
+	r.table.add(g)
+	r.serving.Add(-1)
+	defer r.table.remove(g)
+	defer r.serving.Add(1)
 	known := error(sniff.ErrShort)
 	for {
 		if len(o.head) == cap(o.head) {
@@ -82,17 +88,19 @@ func (r *Relay) hear(ru *rule, c net.Conn, o *origin, wanted facts) (fairlead.Re
 		}
 		n, err := c.Read(o.head[len(o.head):min(cap(o.head), sniff.Limit)])
 		o.head = o.head[:len(o.head)+n]
+		g.in.Store(int64(len(o.head)))
 		if n > 0 {
 			known = o.asked.learn(o.head, n, wanted)
 		}
+		ended := g.why()
 		switch {
+		case ended != "":
+			return ended, nil
 		case known == nil:
 			return "", nil
 		case known != sniff.ErrShort:
 			return fairlead.NoGreeting, badGreeting(o, known)
 		case err == nil:
-		case r.ctx.Err() != nil:
-			return fairlead.Shutdown, nil
 		case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
 			if o.asked.settle(o.head) {
 				return "", nil
@@ -107,6 +115,66 @@ func (r *Relay) hear(ru *rule, c net.Conn, o *origin, wanted facts) (fairlead.Re
 		}
 	}
 }
+
+// A guest is a client that is heard and has no target yet. It is in the table,
+// to be seen and ended there; the goroutine that hears it does the rest.
+type guest struct {
+	id       uint64
+	rule     *rule
+	c        net.Conn
+	from, at netip.AddrPort // the client and the address that it asked; zero for unix sockets
+	began    time.Time
+	in       atomic.Int64
+
+	mu    sync.Mutex // guards the rest
+	ended fairlead.Reason
+	over  bool // it is a guest no more
+}
+
+func (g *guest) number() uint64 { return g.id }
+
+func (g *guest) describe() fairlead.Conn {
+	return fairlead.Conn{
+		ID: idText(g.id), Forward: g.rule.f.Name, Network: g.c.LocalAddr().Network(),
+		Client: endText(g.from, g.c.RemoteAddr()), Local: endText(g.at, g.c.LocalAddr()),
+		Began: g.began, In: g.in.Load(),
+	}
+}
+
+func (g *guest) matches(m fairlead.Match) bool {
+	return g.why() == "" && matches(m, g.id, g.rule.f.Name, g.from.Addr())
+}
+
+func (g *guest) kill() { g.end(fairlead.Killed) }
+func (g *guest) shut() { g.end(fairlead.Shutdown) }
+
+// end wakes the goroutine that hears it.
+func (g *guest) end(why fairlead.Reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended == "" && !g.over {
+		g.ended = why
+		g.c.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// why is the reason for which somebody has ended it.
+func (g *guest) why() fairlead.Reason {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ended
+}
+
+// heard gives its connection back to the goroutine that carries on.
+func (g *guest) heard() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.over = true
+	g.c.SetReadDeadline(time.Time{})
+}
+
+// look does nothing: its time is bounded by that of hearing it.
+func (g *guest) look(time.Time) {}
 
 // learn takes from the first bytes of a client what is wanted; the last fresh
 // of them are new. Like the functions of package sniff it answers ErrShort

@@ -357,7 +357,7 @@ func TestWhoMatchesNothingIsResetAndTold(t *testing.T) {
 	eventually(t, "nothing is left", func() bool { return r.Left() == "" })
 }
 
-func TestGreetingClientsCountAndEndWithTheRelay(t *testing.T) {
+func TestClientsThatAreHeardCountAndCanBeEnded(t *testing.T) {
 	lab.CheckLeaks(t)
 	peer := plainPeer(t, "web")
 	var ev events
@@ -375,6 +375,23 @@ func TestGreetingClientsCountAndEndWithTheRelay(t *testing.T) {
 		}
 		return ev.ended(fairlead.Limited)
 	})
+	var id string
+	conns := r.Conns()
+	for _, c := range conns {
+		if c.Client == one.LocalAddr().String() && c.Target == "" && c.Forward == "mixed" {
+			id = c.ID
+		}
+	}
+	if n := r.Kill(fairlead.Match{ID: id}); n != 1 || len(conns) != 2 {
+		t.Errorf("%d killed of %+v", n, conns)
+	}
+	if b, err := io.ReadAll(one); len(b) > 0 || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got %q (%v), want a reset", b, err)
+	}
+	eventually(t, "its end is told", func() bool { return ev.ended(fairlead.Killed) && len(r.Conns()) == 1 })
+	three := dial(t, entryOf(f))
+	eventually(t, "another takes its place", func() bool { return len(r.Conns()) == 2 })
+
 	// Who has come before a reload is served by what was then.
 	next := *f
 	next.To = []fairlead.Target{to(lab.Refused(t, lab.At{}))}
@@ -383,14 +400,11 @@ func TestGreetingClientsCountAndEndWithTheRelay(t *testing.T) {
 	two.Write([]byte("hello"))
 	two.CloseWrite()
 	if b, err := io.ReadAll(two); string(b) != "web hello" {
-		t.Errorf("%q %v", b, err)
+		t.Errorf("got %q (%v)", b, err)
 	}
 	r.Close()
-	if b, err := io.ReadAll(one); len(b) > 0 || !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("%q %v, want a reset", b, err)
-	}
-	if !ev.ended(fairlead.Shutdown) {
-		t.Error("its end was not told")
+	if b, err := io.ReadAll(three); len(b) > 0 || !errors.Is(err, syscall.ECONNRESET) || !ev.ended(fairlead.Shutdown) {
+		t.Errorf("got %q (%v), want a reset", b, err)
 	}
 }
 
