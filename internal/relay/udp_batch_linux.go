@@ -225,71 +225,101 @@ const (
 	toClient
 )
 
-// put has p leave through fd, soon.
-func (l *udpLoop) put(fd int, w way, p piece) {
-	if l.out.Full() {
-		l.flush(fd, w)
-	}
-	l.outs = append(l.outs, p)
-	putInto(l.out, w, &p)
+// A load is a batch on its way out: what the kernel is handed, and whose it
+// is.
+type load struct {
+	d      *sock.Departures
+	pieces []piece
+	ends   []int32 // for each message the number of its last piece, plus one
 }
 
-// putInto adds p to a batch.
-func putInto(d *sock.Departures, w way, p *piece) {
-	if w == toTarget {
-		d.Add(p.s.header, p.body, nil, nil, p.segment)
-	} else {
-		d.Add(nil, p.body, &p.s.link.to, p.s.source, p.segment)
+func newLoad() load {
+	return load{sock.NewDepartures(batch), make([]piece, 0, batch), make([]int32, 0, batch)}
+}
+
+// add adds p, with train to the message before it where both are one session's
+// and of one size: the stack is then passed once for all of them.
+func (o *load) add(w way, p piece, train bool) {
+	n := len(o.pieces)
+	o.pieces = append(o.pieces, p)
+	train = train && n > 0 && p.segment == 0 && o.pieces[n-1].s == p.s
+	switch {
+	case train && w == toTarget && o.d.Join(p.s.header, p.body), train && w == toClient && o.d.Join(nil, p.body):
+		o.ends[len(o.ends)-1]++
+		return
+	case w == toTarget:
+		o.d.Add(p.s.header, p.body, nil, nil, p.segment)
+	default:
+		o.d.Add(nil, p.body, &p.s.link.to, p.s.source, p.segment)
 	}
+	o.ends = append(o.ends, int32(n)+1)
+}
+
+func (o *load) reset() {
+	clear(o.pieces) // keeps nothing alive
+	o.pieces, o.ends = o.pieces[:0], o.ends[:0]
+	o.d.Reset()
+}
+
+// put has p leave through fd, soon.
+func (l *udpLoop) put(fd int, w way, p piece) {
+	if len(l.out.pieces) == batch {
+		l.flush(fd, w)
+	}
+	l.out.add(w, p, !p.s.link.noTrains[w])
 }
 
 // flush sends what was put.
 func (l *udpLoop) flush(fd int, w way) {
-	if l.out.Len() == 0 {
-		return
-	}
-	l.send(fd, w, l.out, l.outs)
-	clear(l.outs)
-	l.out.Reset()
-	l.outs = l.outs[:0]
+	l.send(fd, w, &l.out)
+	l.out.reset()
 }
 
-// send sends a batch and counts what became of it. A datagram that is refused
+// send sends a load and counts what became of it. A datagram that is refused
 // is lost alone; a train that is refused as such goes in pieces.
-func (l *udpLoop) send(fd int, w way, d *sock.Departures, pieces []piece) {
+func (l *udpLoop) send(fd int, w way, o *load) {
 	var c tally
 	again := -1 // was sent again, after an error of an earlier one
-	for at := 0; at < len(pieces); {
-		n, err := d.Send(fd, at)
+	for at := 0; at < len(o.ends); {
+		n, err := o.d.Send(fd, at)
 		for range n {
-			c.count(w, &pieces[at], true)
+			c.count(w, o.message(at), true)
 			at++
 		}
 		if err == nil || err == unix.EINTR {
 			continue
 		}
-		p := &pieces[at]
+		m := o.message(at)
+		s := m[0].s
 		switch {
 		case err == unix.ECONNREFUSED && again != at:
 			// That was the answer to an earlier datagram. This one has not left.
-			p.s.noteRefused()
+			s.noteRefused()
 			again = at
 			continue
-		case p.segment > 0 && refusesTrains(err):
-			p.s.link.noTrains[w] = true
-			c.commit(w)
-			l.sendApart(fd, w, p)
+		case (len(m) > 1 || m[0].segment > 0) && refusesTrains(err):
+			s.link.noTrains[w] = true
+			l.sendApart(fd, w, m)
 		case err == unix.EAGAIN: // as the network would
-			for ; at < len(pieces); at++ {
-				c.count(w, &pieces[at], false)
+			for ; at < len(o.ends); at++ {
+				c.count(w, o.message(at), false)
 			}
 			continue
 		default:
-			c.count(w, p, false)
+			c.count(w, m, false)
 		}
 		at++
 	}
 	c.commit(w)
+}
+
+// message is what the i-th message is made of.
+func (o *load) message(i int) []piece {
+	first := int32(0)
+	if i > 0 {
+		first = o.ends[i-1]
+	}
+	return o.pieces[first:o.ends[i]]
 }
 
 // refusesTrains says that a train may be what is wrong: the way out cannot
@@ -300,22 +330,19 @@ func refusesTrains(err error) bool {
 }
 
 // sendApart sends the datagrams of a train one by one.
-func (l *udpLoop) sendApart(fd int, w way, p *piece) {
-	flush := func() {
-		l.send(fd, w, l.apart, l.parts)
-		clear(l.parts)
-		l.apart.Reset()
-		l.parts = l.parts[:0]
+func (l *udpLoop) sendApart(fd int, w way, train []piece) {
+	for i := range train {
+		p := &train[i]
+		p.each(func(d []byte) {
+			if len(l.apart.pieces) == batch {
+				l.send(fd, w, &l.apart)
+				l.apart.reset()
+			}
+			l.apart.add(w, piece{s: p.s, body: d}, false)
+		})
 	}
-	p.each(func(d []byte) {
-		if l.apart.Full() {
-			flush()
-		}
-		part := piece{s: p.s, body: d}
-		l.parts = append(l.parts, part)
-		putInto(l.apart, w, &part)
-	})
-	flush()
+	l.send(fd, w, &l.apart)
+	l.apart.reset()
 }
 
 // A tally counts for one session after the other, so that counters that others
@@ -325,15 +352,18 @@ type tally struct {
 	bytes, dropped int
 }
 
-func (c *tally) count(w way, p *piece, left bool) {
-	if p.s != c.s {
+// count counts a message, which is one session's.
+func (c *tally) count(w way, m []piece, left bool) {
+	if s := m[0].s; s != c.s {
 		c.commit(w)
-		c.s = p.s
+		c.s = s
 	}
-	if left {
-		c.bytes += len(p.body)
-	} else {
-		c.dropped += p.count()
+	for i := range m {
+		if left {
+			c.bytes += len(m[i].body)
+		} else {
+			c.dropped += m[i].count()
+		}
 	}
 }
 

@@ -85,10 +85,8 @@ type udpLoop struct {
 	in    *sock.Datagrams // from clients
 	back  *sock.Datagrams // from targets
 	held  int             // places of back whose answers have not been sent yet
-	out   *sock.Departures
-	outs  []piece // what out has
-	apart *sock.Departures
-	parts []piece   // what apart has: a train that was refused as such
+	out   load
+	apart load      // trains that were refused as such
 	now   time.Time // of this round
 
 	pieces   []piece    // that came together
@@ -231,8 +229,7 @@ func (l *udpLoop) settle() {
 
 func (l *udpLoop) run() {
 	l.in, l.back = sock.NewDatagrams(batch, true), sock.NewDatagrams(batch, false)
-	l.out, l.apart = sock.NewDepartures(batch), sock.NewDepartures(batch)
-	l.outs, l.parts = make([]piece, 0, batch), make([]piece, 0, batch)
+	l.out, l.apart = newLoad(), newLoad()
 	events := make([]unix.EpollEvent, 256)
 	for l.r.ctx.Err() == nil {
 		n := l.wait(events)

@@ -214,29 +214,37 @@ func (a *Address) Same(b *Address) bool {
 // goroutine at a time may use it.
 type Departures struct {
 	msgs  []message
-	vecs  [][2]unix.Iovec
+	vecs  []unix.Iovec
 	ctrl  [][departureSpace]byte
-	n     int
+	n     int  // messages
+	parts int  // vecs in use
 	alone bool // the system has no sendmmsg
+
+	// The last message, while it may become a train.
+	size   int // of each of its datagrams; 0: it may not
+	total  int
+	count  int
+	source []byte
 }
+
+// A train has at most so many datagrams, and so many bytes with room for the
+// headers of IP and UDP; its datagrams fit into the packets of an Ethernet.
+const (
+	maxTrain      = 64
+	maxTrainBytes = 65535 - 48
+	maxTrainPart  = 1472
+)
 
 // NewDepartures makes room for n datagrams.
 func NewDepartures(n int) *Departures {
-	d := &Departures{msgs: make([]message, n), vecs: make([][2]unix.Iovec, n), ctrl: make([][departureSpace]byte, n)}
-	for i := range d.msgs {
-		d.msgs[i].Iov = &d.vecs[i][0]
-	}
-	return d
+	return &Departures{msgs: make([]message, n), vecs: make([]unix.Iovec, 2*n), ctrl: make([][departureSpace]byte, n)}
 }
 
-// Len is how many datagrams or trains the batch has.
+// Len is how many messages the batch has: datagrams or trains.
 func (d *Departures) Len() int { return d.n }
 
-// Full says that there is no room for one more.
-func (d *Departures) Full() bool { return d.n == len(d.msgs) }
-
 // Reset empties the batch.
-func (d *Departures) Reset() { d.n = 0 }
+func (d *Departures) Reset() { d.n, d.parts, d.size = 0, 0, 0 }
 
 // Add puts a datagram into the batch: head and body together, either of which
 // may be empty. to is nil on a connected socket. source is what SourceInfo
@@ -245,38 +253,72 @@ func (d *Departures) Reset() { d.n = 0 }
 // larger (UDP_SEGMENT, udp(7)); a train has no head. The bytes must stay as
 // they are until they are sent.
 func (d *Departures) Add(head, body []byte, to *Address, source []byte, segment int) {
-	m, v := &d.msgs[d.n], &d.vecs[d.n]
-	k := 0
-	for _, part := range [2][]byte{head, body} {
-		if len(part) > 0 {
-			v[k].Base = &part[0]
-			v[k].SetLen(len(part))
-			k++
-		}
-	}
-	m.SetIovlen(k)
+	m := &d.msgs[d.n]
+	m.Iov = &d.vecs[d.parts]
+	m.SetIovlen(d.add(head, body))
 	m.Name, m.Namelen = nil, 0
 	if to != nil {
 		m.Name, m.Namelen = (*byte)(unsafe.Pointer(&to.raw)), to.size
 	}
-	switch {
-	case segment > 0:
-		c := &d.ctrl[d.n]
-		n := copy(c[:], source)
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&c[n]))
-		h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
-		h.SetLen(unix.CmsgLen(2))
-		*(*uint16)(unsafe.Pointer(&c[n+unix.CmsgLen(0)])) = uint16(segment)
-		m.Control = &c[0]
-		m.SetControllen(n + unix.CmsgSpace(2))
-	case len(source) > 0:
+	m.Control = nil
+	m.SetControllen(0)
+	if len(source) > 0 {
 		m.Control = &source[0]
 		m.SetControllen(len(source))
-	default:
-		m.Control = nil
-		m.SetControllen(0)
+	}
+	d.size, d.source = 0, source
+	if segment > 0 {
+		d.train(d.n, segment)
+	} else if size := len(head) + len(body); size <= maxTrainPart {
+		d.size, d.total, d.count = size, size, 1
 	}
 	d.n++
+}
+
+// Join puts a datagram for the same receiver as the one before it into the
+// same message, so that both pass the stack as one train; on the wire they are
+// as they were. It returns false where they cannot be one.
+func (d *Departures) Join(head, body []byte) bool {
+	size := len(head) + len(body)
+	if size == 0 || size > d.size || d.count == maxTrain || d.total+size > maxTrainBytes {
+		return false
+	}
+	m := &d.msgs[d.n-1]
+	m.SetIovlen(int(m.Iovlen) + d.add(head, body))
+	if d.count == 1 {
+		d.train(d.n-1, d.size)
+	}
+	d.count++
+	d.total += size
+	if size < d.size {
+		d.size = 0 // a shorter one is the last
+	}
+	return true
+}
+
+// add puts bytes into vecs and says into how many.
+func (d *Departures) add(head, body []byte) (n int) {
+	for _, part := range [2][]byte{head, body} {
+		if len(part) > 0 {
+			d.vecs[d.parts].Base = &part[0]
+			d.vecs[d.parts].SetLen(len(part))
+			d.parts++
+			n++
+		}
+	}
+	return n
+}
+
+// train has the i-th message be cut into datagrams of that size.
+func (d *Departures) train(i, segment int) {
+	c := &d.ctrl[i]
+	n := copy(c[:], d.source)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&c[n]))
+	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
+	h.SetLen(unix.CmsgLen(2))
+	*(*uint16)(unsafe.Pointer(&c[n+unix.CmsgLen(0)])) = uint16(segment)
+	d.msgs[i].Control = &c[0]
+	d.msgs[i].SetControllen(n + unix.CmsgSpace(2))
 }
 
 // Send sends the datagrams of the batch from the first-th on through the
