@@ -219,6 +219,13 @@ func (r *report) table(b *strings.Builder, c cell) {
 		fmt.Fprintf(b, "Measured twice, because the plain route varied by %.0f %% between rounds; by %.0f %% then.\n\n",
 			varied*100, r.spread(c.name, c.targets[0], rateValue).Varies()*100)
 	}
+	var others []float64
+	for _, t := range c.targets {
+		others = append(others, r.values(c.name, t, otherValue)...)
+	}
+	if o := stats.Of(others); o.N > 0 {
+		fmt.Fprintf(b, "Other work on the machine took %.0f %% of the CPU (%.0f–%.0f).\n\n", 100*o.Median, 100*o.Min, 100*o.Max)
+	}
 	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 	self := subject(c)
 	for _, t := range c.targets {

@@ -40,6 +40,7 @@ const (
 	cpuValue    = "cpu"    // of the target, in the cell's unit
 	sumValue    = "sum"    // of client, target and server
 	kernelValue = "kernel" // of the kernel's own threads, whoever they work for
+	otherValue  = "other"  // part of all CPU time that went to other work on the machine
 	p50Value    = "p50"    // microseconds
 	p99Value    = "p99"
 	p999Value   = "p99.9"
@@ -462,6 +463,7 @@ type reading struct {
 	target   time.Duration
 	sum      time.Duration
 	kernel   time.Duration
+	machine  town.Machine
 }
 
 func (s *stage) read(t *target) (r reading, err error) {
@@ -483,6 +485,7 @@ func (s *stage) read(t *target) (r reading, err error) {
 		r.sum += cpu
 	}
 	r.kernel = town.KernelThreads()
+	r.machine = town.ReadMachine()
 	return r, nil
 }
 
@@ -520,7 +523,9 @@ func (s *stage) visit(ctx context.Context, c cell, t *target) (map[string]float6
 	per := func(cpu time.Duration) float64 {
 		return float64(cpu) / float64(c.figure.cpuIn) / (count / c.figure.cpuPer)
 	}
+	use := to.machine.Since(from.machine)
 	v := map[string]float64{
+		otherValue:  use.Part(use.Busy - (to.sum - from.sum)),
 		rateValue:   count / seconds / c.figure.rateIn,
 		sumValue:    per(to.sum - from.sum),
 		kernelValue: per(to.kernel - from.kernel),

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestWorksAreChosenByFlags(t *testing.T) {
+	cells := func(args ...string) (names []string, all []cell) {
+		t.Helper()
+		o, err := options(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, loads, idles, paced := plan(o)
+		all = slices.Concat(first, loads, idles, paced)
+		for _, c := range all {
+			names = append(names, c.name)
+		}
+		return names, all
+	}
+	for _, c := range []struct {
+		args string
+		want []string
+	}{
+		{"-works conn", []string{"conn"}},
+		{"-works bulk -quick", []string{"bulk-8", "bulk-64"}},
+		{"-works idle,congestion", []string{"idle", "bulk-8-bbr"}},
+		{"-works forwards -quick", []string{"bulk-8", "rr-256-64", "conn", "udp-1-64", "loaded"}},
+	} {
+		if got, _ := cells(strings.Fields(c.args)...); !slices.Equal(got, c.want) {
+			t.Errorf("%s measures %v, want %v", c.args, got, c.want)
+		}
+	}
+	_, all := cells("-works", "forwards", "-peers", "nginx")
+	if got, want := all[0].targets, []string{"direct", "fairlead", "fairlead/10000"}; !slices.Equal(got, want) {
+		t.Errorf("growth is measured with %v, want %v", got, want)
+	}
+	for _, bad := range []string{"-works fly", "-peers apache", "-rounds 0", "-time 1ms", "stray"} {
+		if _, err := options(strings.Fields(bad)); err == nil {
+			t.Errorf("%s was accepted", bad)
+		}
+	}
+}
+
+// Every aim has a cell in a whole run; without that it would never be judged.
+func TestEveryAimIsMeasured(t *testing.T) {
+	o, err := options(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, loads, idles, paced := plan(o)
+	names := map[string]bool{}
+	for _, c := range slices.Concat(first, loads, idles, paced) {
+		names[c.name] = true
+	}
+	for _, a := range aims {
+		for _, c := range a.cells {
+			if !names[c] {
+				t.Errorf("no cell %q for %s", c, a.says)
+			}
+		}
+	}
+}
