@@ -98,6 +98,7 @@ type option struct {
 	fairlead string
 	json     string
 	write    string
+	again    bool
 	keep     bool
 	quick    bool
 }
@@ -119,6 +120,7 @@ func options(args []string) (option, error) {
 	f.StringVar(&o.fairlead, "fairlead", "", "the program to measure (default: ./cmd/fairlead, built now)")
 	f.StringVar(&o.json, "json", "", "write all figures to this file")
 	f.StringVar(&o.write, "write", "", "put the table into this file, between its two marks")
+	f.BoolVar(&o.again, "again", true, "measure once more what was disturbed: where the plain route varied by more than a quarter")
 	f.BoolVar(&o.keep, "keep", false, "at the end leave everything running until Ctrl-C, to look at it")
 	f.BoolVar(&o.quick, "quick", false, "about two minutes: fewer works and peers, 4 rounds of 0.3 s")
 	if err := f.Parse(args); err != nil {
@@ -132,6 +134,9 @@ func options(args []string) (option, error) {
 		}
 		if !given["time"] {
 			o.time = 300 * time.Millisecond
+		}
+		if !given["again"] {
+			o.again = false
 		}
 		if !given["peers"] {
 			*with = "haproxy-tuned,nginx"

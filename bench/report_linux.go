@@ -216,8 +216,10 @@ func (r *report) table(b *strings.Builder, c cell) {
 	columns = append(columns, "fairlead ÷ it: rate", "CPU")
 	fmt.Fprintf(b, "\n### %s: %s\n\n", c.name, c.says)
 	if varied, ok := r.again[c.name]; ok {
-		fmt.Fprintf(b, "Measured twice, because the plain route varied by %.0f %% between rounds; by %.0f %% then.\n\n",
-			varied*100, r.spread(c.name, c.targets[0], rateValue).Varies()*100)
+		fmt.Fprintf(b, "Measured twice, because the plain route varied by %.0f %% between rounds. ", varied*100)
+	}
+	if varied := r.spread(c.name, c.targets[0], rateValue).Varies(); varied > disturbed {
+		fmt.Fprintf(b, "**Disturbed**: the plain route varied by %.0f %%. ", varied*100)
 	}
 	var others []float64
 	for _, t := range c.targets {

@@ -102,11 +102,7 @@ func bench(ctx context.Context, o option) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if !o.keep {
-			os.RemoveAll(dir)
-		}
-	}()
+	defer os.RemoveAll(dir)
 	s := &stage{o: o, targets: map[string]*target{}, again: map[string]float64{}, lame: map[string]bool{}}
 	if s.tools, err = tools(ctx, o, dir); err != nil {
 		return err
@@ -265,7 +261,7 @@ func (s *stage) rounds(ctx context.Context, cells []cell) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err := s.visits(ctx, cells); err != nil || s.o.quick {
+	if err := s.visits(ctx, cells); err != nil || !s.o.again {
 		return err
 	}
 	again := slices.DeleteFunc(slices.Clone(cells), func(c cell) bool {
