@@ -15,7 +15,7 @@ import (
 var floors = [][]string{
 	{"fairlead"},
 	{"internal/wire/proxyproto", "internal/wire/sniff", "internal/sys/sock", "internal/sys/holder", "internal/sys/netmon", "internal/sys/service"},
-	{"internal/place"},
+	{"internal/place", "internal/certs"},
 	{"internal/relay"},
 	{"internal/engine"},
 	{"internal/config"},

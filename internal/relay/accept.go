@@ -176,12 +176,7 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Durati
 	var last error
 	for i, t := range targets {
 		t.active.Add(1) // before the others choose
-		c, err := r.dialInTime(ctx, b, o.client, t, len(targets)-i)
-		if err == nil {
-			if err = b.rule.introduce(c, o); err != nil {
-				sock.Abort(c)
-			}
-		}
+		c, err := r.dialInTime(ctx, b, o, t, len(targets)-i)
 		if err == nil {
 			r.saw(t, nil)
 			return c, t, "", nil
@@ -203,13 +198,17 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Durati
 
 // dialInTime dials t in its share of the time that is left for it and those
 // after it: one that is silent must not use up what the others need.
-func (r *Relay) dialInTime(ctx context.Context, b *binding, client netip.AddrPort, t *target, left int) (net.Conn, error) {
+func (r *Relay) dialInTime(ctx context.Context, b *binding, o *origin, t *target, left int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && left > 1 {
 		share, cancel := context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
 		defer cancel()
 		ctx = share
 	}
-	return r.dialTarget(ctx, b, client, t)
+	c, err := r.dialTarget(ctx, b, o.client, t)
+	if err != nil {
+		return nil, err
+	}
+	return r.greetTarget(ctx, b.rule, t, c, o)
 }
 
 func (r *Relay) dialTarget(ctx context.Context, b *binding, client netip.AddrPort, t *target) (net.Conn, error) {

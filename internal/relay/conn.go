@@ -86,14 +86,21 @@ func (c *conn) carry(p *pump, from int32) {
 		}
 	}
 	switch {
+	case err == errTruncated && c.ended.Load() != 0:
+		// Many clients leave so after a reply. It is no clean end all the same.
+		sock.Abort(p.to)
+		c.finish(closedBy(c.ended.Load()), false)
 	case err == nil: // the other direction ends the connection
 	case errors.Is(err, net.ErrClosed):
 		c.finish(fairlead.Shutdown, true) // somebody finished it already, as a rule
-	case isReset(err):
+	case err == errTruncated, isReset(err):
 		c.finish(resetBy(from, which), true)
 	case isVanished(err):
 		c.finish(vanishedFrom(from, which), true)
 	default:
+		if from == 2 && which == sender {
+			c.complain(err)
+		}
 		c.finish(fairlead.Failed, true)
 	}
 }

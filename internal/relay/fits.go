@@ -103,8 +103,18 @@ var conditions = []condition{
 		}
 		return ""
 	}},
-	never("tls-cert", func(p *fairlead.Policy) bool { return p.TLS.Terminates() }),
-	never("target-tls", func(p *fairlead.Policy) bool { return p.TLS.Originates() }),
+	{word: "tls-cert", some: true, said: func(f *fairlead.Forward) string {
+		if f.Policy.TLS.Terminates() && f.At.Net&fairlead.UDP != 0 {
+			return "tls on UDP" // DTLS is another protocol
+		}
+		return ""
+	}},
+	{word: "target-tls", some: true, said: func(f *fairlead.Forward) string {
+		if f.Policy.TLS.Originates() && f.At.Net&fairlead.UDP != 0 {
+			return "target-tls on UDP"
+		}
+		return ""
+	}},
 	{word: "queue", some: true, said: func(f *fairlead.Forward) string {
 		if f.Policy.Queue != 0 && f.At.Net&fairlead.UDP != 0 {
 			return "queue on UDP" // nobody knows whether a sender of datagrams waits

@@ -58,11 +58,21 @@ const (
 // became.
 func (r *Relay) greet(ru *rule, c net.Conn, o *origin, targets []*target) (net.Conn, []*target, fairlead.Reason, *fairlead.Problem) {
 	wanted := wants(targets)
-	if wanted == 0 {
+	if ru.server != nil {
+		var why fairlead.Reason
+		var p *fairlead.Problem
+		if c, why, p = r.seal(ru, c, o); why != "" {
+			return c, nil, why, p
+		}
+		wanted &^= nameFact | alpnFact // of TLS within TLS nobody asks
+	}
+	if wanted == 0 && ru.server == nil {
 		return c, targets, "", nil
 	}
-	if why, p := r.hear(ru, c, o, wanted); why != "" {
-		return c, nil, why, p
+	if wanted != 0 {
+		if why, p := r.hear(ru, c, o, wanted); why != "" {
+			return c, nil, why, p
+		}
 	}
 	targets, why := route(targets, o.client.Addr(), &o.asked)
 	if why == fairlead.NoMatch {
@@ -106,7 +116,7 @@ func (r *Relay) hear(ru *rule, c net.Conn, o *origin, wanted facts) (fairlead.Re
 				return "", nil
 			}
 			return fairlead.NoGreeting, badGreeting(o, known)
-		case isReset(err):
+		case err == errTruncated, isReset(err):
 			return fairlead.ClientReset, nil
 		case isVanished(err):
 			return fairlead.ClientVanished, nil

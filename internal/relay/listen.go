@@ -237,6 +237,9 @@ func (r *Relay) keys(ru *rule) ([]portKey, *fairlead.Problem) {
 	if p := ru.cannotLeave(); p != nil {
 		return nil, p
 	}
+	if ru.unsecured != nil {
+		return nil, ru.unsecured
+	}
 	if at.Unix != "" {
 		return []portKey{{key{network: "unix", path: at.Unix}, 0}}, nil
 	}

@@ -114,7 +114,8 @@ func (r *Relay) probe(ru *rule, t *target) {
 		r.saw(t, loopProblem(ru, address))
 		return
 	}
-	if !checked(&ru.f.Policy.Check) {
+	// That a program listens says nothing about its TLS.
+	if !checked(&ru.f.Policy.Check) && (ru.client == nil || t.status().Problem == nil) {
 		p, v := r.glance(ctx, ru, t)
 		if v == told {
 			r.saw(t, p)
@@ -127,10 +128,7 @@ func (r *Relay) probe(ru *rule, t *target) {
 	}
 	c, err := r.connect(ctx, ru, t.asker(ru), network, address)
 	if err == nil {
-		if ru.f.Policy.Check.How == "http" {
-			err = checkHTTP(ctx, c, t)
-		}
-		sock.Abort(c)
+		err = r.question(ctx, ru, t, c)
 	}
 	if r.ctx.Err() != nil || err != nil && reason(err) == fairlead.NoDescriptors {
 		return
@@ -143,6 +141,28 @@ func (r *Relay) probe(ru *rule, t *target) {
 		return
 	}
 	r.saw(t, nil)
+}
+
+// question finds out whether a target that was connected to serves, as far as
+// the sentence wants to know. It owns c.
+func (r *Relay) question(ctx context.Context, ru *rule, t *target, c net.Conn) error {
+	if ru.client != nil {
+		// It comes from nobody but us, which the header says.
+		s, err := r.greetTarget(ctx, ru, t, c, &origin{})
+		if err != nil {
+			return err
+		}
+		c = s
+		if err := s.(*sealed).remark(ru, t); err != nil {
+			sock.Abort(c)
+			return err
+		}
+	}
+	defer sock.Abort(c)
+	if ru.f.Policy.Check.How == "http" {
+		return checkHTTP(ctx, c, t)
+	}
+	return nil
 }
 
 // found takes back that the target's name or path is missing. How it stands

@@ -22,6 +22,7 @@ const headerTime = 5 * time.Second
 type origin struct {
 	client, local netip.AddrPort // zero for unix sockets
 	tlvs          []proxyproto.TLV
+	spoken        []string // the protocol agreed with the client within TLS; nil for none
 
 	source netip.Addr // for whom the descriptors are counted
 	held   int32      // how many of them
@@ -93,11 +94,11 @@ func (o *origin) header(version int, network string) ([]byte, error) {
 	return nil, nil
 }
 
-// introduce tells a freshly dialed target who the client is, and what it has
-// said already.
-func (ru *rule) introduce(t net.Conn, o *origin) error {
+// introduce tells a freshly dialed target who the client is, and after that
+// the first bytes.
+func (ru *rule) introduce(t net.Conn, o *origin, first []byte) error {
 	b, err := o.header(ru.f.Policy.ProxyProtocol, "tcp")
-	b = append(b, o.head...)
+	b = append(b, first...)
 	if err != nil || len(b) == 0 {
 		return err
 	}

@@ -61,6 +61,9 @@ var buffers = sync.Pool{New: func() any { return new(buffer) }}
 // run moves bytes until the end. A nil error is the end of the stream;
 // otherwise which tells the side whose error it is.
 func (p *pump) run() (which side, err error) {
+	if isSealed(p.from) || isSealed(p.to) {
+		return p.runSealed()
+	}
 	if p.src != nil && p.dst != nil && rawPumps {
 		return p.runRaw()
 	}

@@ -54,6 +54,10 @@ type Config struct {
 	// Watch is told of connections and of trouble. It must not block.
 	Watch fairlead.Watch
 
+	// State is a directory for what outlives the process: certificates from
+	// an authority and the keys of both. Without it there are none of those.
+	State string
+
 	// Goroutines has goroutines carry every connection, also those that an
 	// event loop could.
 	Goroutines bool
@@ -85,6 +89,8 @@ type Relay struct {
 	engine *engine
 	log    quiet // the trouble that was told lately
 
+	handshakes handshakes // of TLS with clients, under way
+
 	rules   atomic.Pointer[[]*rule] // in the order of the last Apply that is done
 	heard   atomic.Pointer[hearingFrom]
 	legs    atomic.Pointer[legs]
@@ -112,6 +118,7 @@ func New(cfg Config) *Relay {
 		passed:  map[key]*os.File{},
 	}
 	r.crowd = newCrowd(r.budget, max(reserve/2, crowdPlaces))
+	r.handshakes = newHandshakes(r.budget.size)
 	r.table.conns = map[uint64]tracked{}
 	r.rules.Store(new([]*rule))
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -126,6 +133,7 @@ func New(cfg Config) *Relay {
 	r.engine = newEngine(r)
 	r.wg.Go(r.keepTime)
 	r.wg.Go(r.probeTargets)
+	r.wg.Go(r.keepCertificates)
 	return r
 }
 
@@ -145,7 +153,8 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 	rules := make([]*rule, len(want))
 	for i, f := range want {
 		was := old[identify(f)]
-		if was != nil && sameMeaning(was.f, f) {
+		if was != nil && sameMeaning(was.f, f) && was.unsecured == nil {
+			was.lookAtCertificates(time.Now())
 			rules[i] = was
 			continue
 		}
@@ -308,8 +317,12 @@ func (q *quiet) due(code fairlead.Code) bool {
 
 // reason is why a dial failed, in the closed set's words.
 func reason(err error) fairlead.Reason {
-	if fairlead.AsProblem(err).Code == fairlead.CodeLoop {
+	switch fairlead.AsProblem(err).Code {
+	case fairlead.CodeLoop:
 		return fairlead.Loop
+	case fairlead.CodeTargetTLS, fairlead.CodeTargetUntrusted, fairlead.CodeTargetOtherName, fairlead.CodeTargetExpired,
+		fairlead.CodeTargetPlain, fairlead.CodeTargetWantsCert:
+		return fairlead.NoTLS
 	}
 	return place.ReasonOf(err)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairlead"
+	"fairlead/internal/certs"
 	"fairlead/internal/sys/sock"
 )
 
@@ -28,6 +29,10 @@ type rule struct {
 	place   fairlead.Place    // nil when there is none
 	noPlace *fairlead.Problem // why
 	targets []*target
+
+	server    *certs.Server     // what clients are shown; nil: they are not spoken TLS with
+	client    *certs.Client     // the same for targets
+	unsecured *fairlead.Problem // why there is none though the sentence wants it
 
 	connect, idle, udpIdle, linger, lifetime, keepalive time.Duration // 0: no limit
 
@@ -93,6 +98,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 	if ru.place, err = r.cfg.Place(f.Via); err != nil { // though Fits had found it
 		ru.place, ru.noPlace = nil, fairlead.AsProblem(err)
 	}
+	ru.secure(was, r.cfg.State)
 	ru.passed.Store(was != nil && was.passed.Load() && slices.EqualFunc(was.f.To, f.To, sameDest))
 	for i := range f.To {
 		t := newTarget(&f.To[i])
@@ -103,7 +109,7 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		ru.targets = append(ru.targets, t)
 	}
 	if _, ok := ru.place.(straightPlace); ok {
-		ru.straight = !ru.routed && ru.bandwidth == nil && f.Policy.Queue == 0
+		ru.straight = !ru.routed && !f.Policy.TLS.Terminates() && !f.Policy.TLS.Originates() && ru.bandwidth == nil && f.Policy.Queue == 0
 	}
 	ru.draw = rand.Float64
 	ru.fill()
@@ -155,6 +161,9 @@ func (ru *rule) status() fairlead.Status {
 	}
 	if p := ru.schedule.closed(time.Now()); p != nil && s.Problem == nil {
 		s.State, s.Problem = fairlead.Disabled, p
+	}
+	if s.Problem == nil {
+		s.Problem = ru.certificateProblem(time.Now())
 	}
 	ru.mu.Lock()
 	defer ru.mu.Unlock()

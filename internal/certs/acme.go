@@ -1,0 +1,206 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+
+	"fairlead"
+)
+
+// An authority gets certificates from an ACME authority (RFC 8555), which it
+// convinces by TLS-ALPN-01 (RFC 8737) at the forward's own port. Strangers
+// cannot make it ask for anything: names are those of the sentence, and only
+// Obtain asks.
+type authority struct {
+	names     []string
+	directory string
+	manager   *autocert.Manager
+	challenge *tls.Config // shown to the authority when it asks
+
+	mu    sync.Mutex // guards the rest
+	got   map[string]*x509.Certificate
+	last  map[string]error // of the last try; nil: not tried
+	busy  bool
+	tries int
+	next  time.Time // of the next try
+}
+
+// Pauses between tries, each twice the last.
+const (
+	firstPause = 30 * time.Second
+	lastPause  = 6 * time.Hour
+)
+
+func newAuthority(w *fairlead.TLS, state string) (*authority, error) {
+	if state == "" {
+		return nil, fairlead.Problemf(fairlead.CodeACME, "there is no directory to keep certificates in, and tls-acme needs one")
+	}
+	a := &authority{
+		names: w.ACME, directory: w.ACMEDirectory,
+		got: map[string]*x509.Certificate{}, last: map[string]error{},
+	}
+	if a.directory == "" {
+		a.directory = acme.LetsEncryptURL
+	}
+	u, err := url.Parse(a.directory)
+	if err != nil {
+		return nil, fairlead.Problemf(fairlead.CodeACME, "%q is not the address of an ACME directory", a.directory)
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true // it is asked twice a year
+	if w.ACMECA != "" {
+		roots, err := readPool(w.ACMECA)
+		if err != nil {
+			return nil, err
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	a.manager = &autocert.Manager{
+		Prompt:     autocert.AcceptTOS, // "tls-acme" says so
+		Email:      w.ACMEEmail,
+		HostPolicy: autocert.HostWhitelist(a.names...),
+		// An authority for tests must not leave certificates for the real one.
+		Cache: autocert.DirCache(filepath.Join(state, "acme", strings.ReplaceAll(u.Host, ":", "_"))),
+		Client: &acme.Client{
+			DirectoryURL: a.directory,
+			UserAgent:    "fairlead",
+			HTTPClient:   &http.Client{Transport: transport, Timeout: time.Minute},
+		},
+	}
+	a.challenge = &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{acme.ALPNProto},
+		GetCertificate: a.manager.GetCertificate, SessionTicketsDisabled: true,
+	}
+	return a, nil
+}
+
+// isChallenge reports whether who offers these protocols is an ACME authority
+// that wants its challenge answered.
+func isChallenge(protocols []string) bool {
+	return len(protocols) == 1 && protocols[0] == acme.ALPNProto
+}
+
+// IsChallenge reports whether a connection was an authority's question, which
+// the handshake has answered.
+func IsChallenge(s *tls.ConnectionState) bool { return s.NegotiatedProtocol == acme.ALPNProto }
+
+// certificate is the one for the name that the client asks for, or for the
+// first where it asks for none. It does not wait for one that is still to be
+// got. For other names it is nil, and the certificates in files count.
+func (a *authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
+	if name == "" {
+		name = a.names[0]
+	}
+	if !slices.Contains(a.names, name) {
+		return nil, nil
+	}
+	a.mu.Lock()
+	got := a.got[name]
+	a.mu.Unlock()
+	if got == nil {
+		return nil, fmt.Errorf("there is no certificate for %s yet", name)
+	}
+	return a.find(name)
+}
+
+// find has the manager find a certificate, or get one. Its key is always
+// ECDSA, which every client of TLS 1.2 knows; otherwise a client could have a
+// second one ordered.
+func (a *authority) find(name string) (*tls.Certificate, error) {
+	return a.manager.GetCertificate(&tls.ClientHelloInfo{
+		ServerName:       name,
+		SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256},
+		SupportedCurves:  []tls.CurveID{tls.CurveP256},
+		CipherSuites:     []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+	})
+}
+
+// Wants reports whether certificates are to be got now; the caller then calls
+// Obtain.
+func (s *Server) Wants(now time.Time) bool {
+	if s.acme == nil {
+		return false
+	}
+	a := s.acme
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.busy || now.Before(a.next) {
+		return false
+	}
+	a.busy = true
+	return true
+}
+
+// Obtain gets certificates that are missing, and looks at those that are
+// there. It takes as long as the authority does, five minutes at most for each
+// name, and ends early with ctx between two names.
+func (s *Server) Obtain(ctx context.Context) {
+	a := s.acme
+	missing := 0
+	for _, name := range a.names {
+		if ctx.Err() != nil {
+			break
+		}
+		cert, err := a.find(name)
+		var leaf *x509.Certificate
+		if err == nil {
+			if leaf = cert.Leaf; leaf == nil {
+				leaf, err = x509.ParseCertificate(cert.Certificate[0])
+			}
+		}
+		a.mu.Lock()
+		a.last[name] = err
+		if err == nil {
+			a.got[name] = leaf
+		} else if a.got[name] == nil {
+			missing++
+		}
+		a.mu.Unlock()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busy = false
+	if missing == 0 {
+		a.tries, a.next = 0, time.Now().Add(time.Hour) // the manager renews by itself; this sees it
+		return
+	}
+	a.next = time.Now().Add(min(firstPause<<min(a.tries, 16), lastPause))
+	a.tries++
+}
+
+func (a *authority) problem(now time.Time) *fairlead.Problem {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range a.names {
+		if leaf := a.got[name]; leaf != nil {
+			if p := expiry(leaf, "the certificate for "+name, now); p != nil {
+				return p
+			}
+			continue
+		}
+		err := a.last[name]
+		if err == nil {
+			return warning(fairlead.CodeACME, "the certificate for %s is being got from %s", name, a.directory)
+		}
+		p := warning(fairlead.CodeACME, "there is no certificate for %s: %v", name, err)
+		p.Note("from", "%s", a.directory)
+		p.Note("next", "tried again at %s", a.next.UTC().Format(time.TimeOnly+" MST"))
+		p.Fix("have port 443 of the addresses of "+name+" lead here", "")
+		p.Err = err
+		return p
+	}
+	return nil
+}
