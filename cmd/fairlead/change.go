@@ -14,6 +14,7 @@ import (
 
 	"fairlead"
 	"fairlead/internal/config"
+	"fairlead/internal/relay"
 	"fairlead/internal/talk"
 )
 
@@ -132,6 +133,9 @@ func (p *program) add(flags *sentenceFlags, words []string) error {
 	defer carrier.Close()
 	if err := carrier.Fits(f); err != nil {
 		return err // it would be written, and broken
+	}
+	if err := relay.CheckTLS(f, p.keepDir()); err != nil {
+		return err
 	}
 	path := p.configPath()
 	file, problems := load(path)

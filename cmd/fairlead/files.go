@@ -14,6 +14,7 @@ import (
 	"fairlead"
 	"fairlead/internal/config"
 	"fairlead/internal/control"
+	"fairlead/internal/relay"
 	"fairlead/internal/talk"
 )
 
@@ -93,6 +94,9 @@ func (p *program) validate(path string) error {
 	if err := onlyWarnings(problems); err != nil {
 		return err
 	}
+	if list := unusable(file.Forwards, p.keepDir()); len(list) > 0 {
+		return exitProblems(exitConfig, append(problems, list...))
+	}
 	problems = append(problems, notCarried(file.Forwards)...)
 	problems = append(problems, restless(file.Forwards)...)
 	if p.json {
@@ -111,6 +115,19 @@ func (p *program) validate(path string) error {
 	p.talk.Problems(problems, 0)
 	p.talk.Say("%s is valid: %s", path, talk.Count(len(file.Forwards), "forward"))
 	return nil
+}
+
+// unusable is what is wrong with the files of certificates and keys that
+// forwards name: the forwards would not be carried.
+func unusable(forwards []*fairlead.Forward, state string) (list []*fairlead.Problem) {
+	for _, f := range forwards {
+		var problem *fairlead.Problem
+		if !f.Disabled && errors.As(relay.CheckTLS(f, state), &problem) {
+			problem.Note("in", "%s:%d  %s", f.Source.File, f.Source.Line, f.Name)
+			list = append(list, problem)
+		}
+	}
+	return list
 }
 
 // notCarried warns of forwards that are right and that no part of this

@@ -34,8 +34,9 @@ type settings struct {
 	places   []config.Place
 }
 
-// newHouse wires everything: this is where concrete packages meet.
-func newHouse(watch fairlead.Watch, passed []*os.File) *house {
+// newHouse wires everything: this is where concrete packages meet. What has to
+// outlive the process is kept in the directory state.
+func newHouse(watch fairlead.Watch, passed []*os.File, state string) *house {
 	h := &house{here: place.New(place.Config{})}
 	h.settings.Store(&settings{})
 	h.relay = relay.New(relay.Config{
@@ -45,6 +46,7 @@ func newHouse(watch fairlead.Watch, passed []*os.File) *house {
 		HoldersPath: pathHolders,
 		Listens:     listens,
 		Passed:      passed,
+		State:       state,
 		Watch:       watch,
 	})
 	h.engine = engine.New(engine.Config{

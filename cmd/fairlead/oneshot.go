@@ -41,7 +41,7 @@ func (p *program) oneShot(flags *sentenceFlags, words []string) error {
 	defer signal.Stop(interrupted)
 
 	run := &oneShotRun{p: p}
-	h := newHouse(run.watch, nil)
+	h := newHouse(run.watch, nil, p.keepDir())
 	h.settings.Store(&settings{wan: p.wan, lan: p.lan})
 	ended := false
 	defer func() {

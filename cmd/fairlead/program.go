@@ -218,6 +218,18 @@ func (p *program) stateDir() string {
 	return filepath.Join(p.home(), ".local", "state", "fairlead")
 }
 
+// keepDir is where a carrier keeps what outlives the process: where the
+// service manager says, or in the usual place.
+func (p *program) keepDir() string {
+	if dir, _, _ := strings.Cut(p.getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/fairlead"
+	}
+	return p.stateDir()
+}
+
 func (p *program) home() string {
 	if home, err := os.UserHomeDir(); err == nil {
 		return home

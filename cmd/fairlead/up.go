@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -91,7 +92,7 @@ func (p *program) up() error {
 	d.house = newHouse(func(e fairlead.Event) {
 		d.journal.watch(e)
 		d.feed.Tell(e)
-	}, service.PassedSockets())
+	}, service.PassedSockets(), p.keepDir())
 
 	for _, problem := range problems {
 		d.journal.log.Warn(problem.What, "code", problem.Code)
@@ -221,24 +222,16 @@ func (d *daemon) reload(by string, dry bool) (control.Plan, error) {
 	plan := control.Plan{File: d.path}
 	file, problems := load(d.path)
 	if err := onlyWarnings(problems); err != nil {
-		refusal := refuse(d.path, problems)
-		if !dry {
-			d.mu.Lock()
-			d.fileProblem = refusal.Problem
-			if d.fileSince.IsZero() {
-				d.fileSince = time.Now()
-			}
-			d.mu.Unlock()
-			d.journal.watch(fairlead.Event{Time: time.Now(), Kind: fairlead.EventReload, Problem: refusal.Problem, Text: "the file is broken and changed nothing"})
-		}
-		return plan, refusal
+		return plan, d.refuse(problems, dry)
 	}
 	plan.Warnings = problems
 	d.mu.Lock()
 	old := d.file
 	d.mu.Unlock()
 	touched := 0
+	changed := map[string]bool{}
 	for _, c := range config.Diff(old.Forwards, file.Forwards) {
+		changed[c.Name] = c.Op != '-'
 		touched++
 		switch c.Op {
 		case '+':
@@ -250,6 +243,12 @@ func (d *daemon) reload(by string, dry bool) (control.Plan, error) {
 			touched--
 		}
 	}
+	// Files of a forward that did not change are the relay's: it goes on with
+	// what it has.
+	news := slices.DeleteFunc(slices.Clone(file.Forwards), func(f *fairlead.Forward) bool { return !changed[f.Name] })
+	if list := unusable(news, d.p.keepDir()); len(list) > 0 {
+		return plan, d.refuse(append(problems, list...), dry)
+	}
 	plan.Unchanged = len(file.Forwards) - touched
 	if dry {
 		return plan, nil
@@ -259,6 +258,22 @@ func (d *daemon) reload(by string, dry bool) (control.Plan, error) {
 	d.journal.log.Info(e.Text, "by", by, "added", len(plan.Added), "changed", len(plan.Changed), "removed", len(plan.Removed))
 	d.feed.Tell(e)
 	return plan, nil
+}
+
+// refuse notes, unless it was only asked about, that the file is not taken.
+func (d *daemon) refuse(problems []*fairlead.Problem, dry bool) error {
+	refusal := refuse(d.path, problems)
+	if dry {
+		return refusal
+	}
+	d.mu.Lock()
+	d.fileProblem = refusal.Problem
+	if d.fileSince.IsZero() {
+		d.fileSince = time.Now()
+	}
+	d.mu.Unlock()
+	d.journal.watch(fairlead.Event{Time: time.Now(), Kind: fairlead.EventReload, Problem: refusal.Problem, Text: "the file is broken and changed nothing"})
+	return refusal
 }
 
 // refuse is why a file with those problems is not taken.
