@@ -107,11 +107,11 @@ The forward listens where it can and is reported as partial. Name one family to 
 	{CodePathInUse, "a unix socket is in use",
 		`A program listens at that path already. A socket file that a killed program left behind is replaced without asking; this one answered, so it is alive. A file that is no socket is never replaced.`},
 	{CodeNotOurAddress, "the address does not belong to this machine",
-		`A program can listen only at addresses of its own machine. The address may have changed (a new DHCP lease, a new WAN address), or its interface may be down. Name the interface instead of the address, "wan:443", and the forward follows it.
+		`A program can listen only at addresses of its own machine. The address may have changed (a new DHCP lease, a new WAN address), or its interface may be down. Name the interface instead of the address, "wan:443", and the forward follows it. The same holds for "source": nothing can set out from an address of another machine.
 
 The forward is tried again by itself when addresses change.`},
 	{CodeNoInterface, "there is no such interface",
-		`The word before the port is neither an address, nor "wan" or "lan", nor a declared place, nor the name of an interface of this machine. When the interface appears later, the forward begins by itself.`},
+		`The word before the port is neither an address, nor "wan" or "lan", nor a declared place, nor the name of an interface of this machine; or "source" names an interface that is not there. When the interface appears later, the forward begins by itself.`},
 	{CodeTooManyPorts, "a port range needs more descriptors than there are",
 		`A forward in user space needs one socket for each port and family. The limit of open files of this process (ulimit -n, LimitNOFILE= in a unit) does not allow so many. Raise the limit, or make the range smaller.`},
 	{CodeListenFailed, "listening failed",

@@ -198,6 +198,10 @@ func TestSourceKeepIsToldWhereItCannotBe(t *testing.T) {
 beside: forward 10.0.1.1:81 to 127.0.0.1:81 source keep
 other:  forward [fd01::1]:80 to 10.0.2.2:80 source keep
 `)
+	// Nothing takes answers in, until a policy rule does.
+	v.await("other", func(f control.Forward) bool { return f.Error != nil && f.Error.Code == "FL-208" && f.State != "broken" })
+	shell(t, g.here, "ip route add local default dev lo table 77 && ip rule add fwmark 0x77 lookup 77")
+	v.await("other", func(f control.Forward) bool { return f.Error == nil })
 	if f := v.forward("beside"); f.Error == nil || f.Error.Code != "FL-207" || !strings.Contains(f.Error.Text, "on this host") {
 		t.Errorf("a target on this host: %+v", f.Error)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"fairlead"
+	"fairlead/internal/sys/netmon"
 	"fairlead/internal/sys/sock"
 )
 
@@ -57,28 +58,23 @@ func (r *Relay) learnLegs(rules []*rule) {
 		return
 	}
 	l.links, l.own = map[netip.Prefix]bool{}, map[netip.Addr]bool{}
-	links, err := net.Interfaces()
+	links, err := netmon.Interfaces()
 	if err != nil {
 		return
 	}
 	for _, link := range links {
-		addrs, _ := link.Addrs()
-		for _, a := range addrs {
-			p, err := netip.ParsePrefix(a.String())
-			if err != nil {
-				continue
-			}
-			l.own[p.Addr().Unmap()] = true
-			// A tunnel's far end may be anywhere.
-			if link.Flags&net.FlagUp != 0 && link.Flags&net.FlagPointToPoint == 0 {
-				l.add(netip.PrefixFrom(p.Addr().Unmap(), p.Bits()))
+		for _, a := range link.Addrs {
+			l.own[a.WithZone("")] = true
+		}
+		if link.Up {
+			for _, p := range link.Nets {
+				l.add(p)
 			}
 		}
 	}
 }
 
 func (l *legs) add(p netip.Prefix) {
-	p = p.Masked()
 	l.links[p] = true
 	n := p.Bits()
 	if p.Addr().Is6() {

@@ -24,6 +24,10 @@ type Interface struct {
 	// Addrs are its own addresses, v4 first, in the order of the system;
 	// link-local v6 addresses carry the interface's name as their zone.
 	Addrs []netip.Addr
+
+	// Nets are the networks whose hosts it reaches without a router, by its
+	// addresses. A tunnel (point-to-point) has none: its far end may be anywhere.
+	Nets []netip.Prefix
 }
 
 // Settle is how long Watch gathers changes before it tells of them. It is
@@ -46,13 +50,19 @@ func Interfaces() ([]Interface, error) {
 	return list, nil
 }
 
-// add appends an address, with a zone where it needs one.
-func (i *Interface) add(ip net.IP) {
-	a, ok := netip.AddrFromSlice(ip)
+// add appends an address, with a zone where it needs one, and its network unless
+// the interface is a tunnel.
+func (i *Interface) add(n *net.IPNet, tunnel bool) {
+	a, ok := netip.AddrFromSlice(n.IP)
 	if !ok {
 		return
 	}
 	a = a.Unmap()
+	if ones, bits := n.Mask.Size(); !tunnel && bits > 0 {
+		if p, err := a.Prefix(ones - bits + a.BitLen()); err == nil {
+			i.Nets = append(i.Nets, p)
+		}
+	}
 	if a.Is6() && (a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast()) {
 		a = a.WithZone(i.Name)
 	}
@@ -116,7 +126,7 @@ func Default() (wan, lan []string, err error) {
 }
 
 // Watch calls notify once when it has begun to watch, and again after links,
-// addresses or default routes have changed, until ctx is over; then it
+// addresses, default routes or policy rules have changed, until ctx is over; then it
 // returns nil. It returns an error when it cannot watch. Changes that follow
 // each other closely make one notice, [Settle] after the first of them; none
 // is lost, so a notify that reads the state anew is always right in the end.

@@ -48,7 +48,7 @@ func interfaces() ([]Interface, error) {
 	}
 	for _, a := range addrs {
 		if n, ok := at[a.LinkIndex]; ok && a.IPNet != nil {
-			list[n].add(a.IP)
+			list[n].add(a.IPNet, links[n].Flags&net.FlagPointToPoint != 0)
 		}
 	}
 	return list, nil
@@ -108,7 +108,7 @@ func watch(ctx context.Context, notify func()) error {
 	groups := uint32(0)
 	for _, g := range []int{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
 	} {
 		groups |= 1 << (g - 1)
 	}
@@ -148,7 +148,7 @@ func watch(ctx context.Context, notify func()) error {
 }
 
 // concerns says whether one of the netlink messages in b (rtnetlink(7)) tells
-// of a link, an address or a default route. Other routes come and go by the
+// of a link, an address, a policy rule or a default route. Other routes come and go by the
 // thousand on a router, and do not. What is cut off may concern us.
 func concerns(b []byte) bool {
 	for len(b) > 0 {

@@ -28,7 +28,7 @@ func interfaces() ([]Interface, error) {
 		}
 		for _, a := range addrs {
 			if n, ok := a.(*net.IPNet); ok {
-				i.add(n.IP)
+				i.add(n, link.Flags&net.FlagPointToPoint != 0)
 			}
 		}
 		list = append(list, i)
