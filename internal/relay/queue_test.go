@@ -3,6 +3,7 @@ package relay
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ func newAccount(p *fairlead.Policy) *account {
 // them come in.
 func (a *account) line(t *testing.T, order *[]int, from, clients int) (tickets []*ticket) {
 	t.Helper()
+	var mu sync.Mutex // several may come in at once
 	for range clients {
 		turn, why := a.enter(nth(from))
 		if turn == nil || why != "" {
@@ -29,7 +31,9 @@ func (a *account) line(t *testing.T, order *[]int, from, clients int) (tickets [
 		go func() {
 			<-turn.ready
 			if turn.why == "" {
+				mu.Lock()
 				*order = append(*order, from)
+				mu.Unlock()
 			}
 		}()
 	}
