@@ -53,7 +53,7 @@ const (
 	Verified  State = "verified"  // tested from outside
 	Partial   State = "partial"   // some of its addresses, ports or targets work
 	Broken    State = "broken"    // nothing gets through
-	Disabled  State = "disabled"  // switched off in its sentence
+	Disabled  State = "disabled"  // switched off in its sentence, or by its schedule
 )
 
 // A Status is what became of one wish.

@@ -108,7 +108,7 @@ func statusRow(f control.Forward) talk.StatusRow {
 		row.Listen, row.Target = parsed.At.String(), destinations(parsed)
 	}
 	if c := f.Counters; c != nil {
-		row.Active, row.In, row.Out = c.Active, c.BytesIn, c.BytesOut
+		row.Active, row.Queued, row.In, row.Out = c.Active, c.Queued, c.BytesIn, c.BytesOut
 	}
 	if f.Error != nil {
 		row.Code, row.Error = fairlead.Code(f.Error.Code), f.Error.Text
@@ -155,7 +155,7 @@ func (p *program) statusOf(st *control.Status, name string) error {
 			d.Expires = time.Until(*f.Expires)
 		}
 		if c := f.Counters; c != nil {
-			d.Active, d.Flows, d.Refused, d.Dropped, d.In, d.Out = c.Active, c.Flows, c.Refused, c.Dropped, c.BytesIn, c.BytesOut
+			d.Active, d.Queued, d.Flows, d.Refused, d.Dropped, d.In, d.Out = c.Active, c.Queued, c.Flows, c.Refused, c.Dropped, c.BytesIn, c.BytesOut
 		}
 		return p.talk.Forward(d)
 	}

@@ -23,8 +23,8 @@ type Detail struct {
 
 	Congestion string // congestion control, where it is not simply the host's
 
-	Active, Flows, Refused, Dropped int64
-	In, Out                         int64 // bytes from and to clients
+	Active, Queued, Flows, Refused, Dropped int64
+	In, Out                                 int64 // bytes from and to clients
 
 	Problem *fairlead.Problem
 }
@@ -71,7 +71,7 @@ func (p *Printer) Forward(d Detail) error {
 			label string
 			n     int64
 		}{
-			{"active", d.Active}, {"flows", d.Flows}, {"refused", d.Refused}, {"dropped", d.Dropped},
+			{"active", d.Active}, {"queued", d.Queued}, {"flows", d.Flows}, {"refused", d.Refused}, {"dropped", d.Dropped},
 			{"in", d.In}, {"out", d.Out}, {"expires", int64(d.Expires / time.Second)},
 		} {
 			l.tabs(&b, n.label, decimal(n.n))
@@ -84,7 +84,11 @@ func (p *Printer) Forward(d Detail) error {
 	if d.Expires > 0 {
 		f.text("ends", "in "+Duration(d.Expires))
 	}
-	f.text("now", Count(d.Active, "connection"))
+	now := Count(d.Active, "connection")
+	if d.Queued > 0 {
+		now += ", " + decimal(d.Queued) + " queued"
+	}
+	f.text("now", now)
 	past := Count(d.Flows, "connection")
 	if d.Refused > 0 {
 		past += ", " + decimal(d.Refused) + " refused"

@@ -38,6 +38,7 @@ type StatusRow struct {
 	Target string // several are separated by ", "; "" where there is none
 
 	Active  int64 // connections now
+	Queued  int64 // clients that wait for their turn
 	In, Out int64 // bytes from and to clients
 
 	Code  fairlead.Code // "" with nothing wrong
@@ -120,8 +121,11 @@ func (l look) statusTable(b *strings.Builder, rows []StatusRow) {
 		states[i] = r.State
 		s := statusLine{StatusRow: r, word: l.cut(l.inert(string(r.State)), 12), code: l.inert(string(r.Code))}
 		s.Name, s.Kind, s.Listen, s.Target = l.inert(r.Name), l.inert(r.Kind), l.inert(r.Listen), l.inert(r.Target)
-		if r.Active != 0 || r.In != 0 || r.Out != 0 {
+		if r.Active != 0 || r.In != 0 || r.Out != 0 || r.Queued != 0 {
 			s.conns, s.bytes = fmt.Sprintf("%d conn", r.Active), Bytes(r.In+r.Out)
+			if r.Queued != 0 {
+				s.conns += fmt.Sprintf(", %d queued", r.Queued)
+			}
 		}
 		lines[i] = s
 		word, name, kind = max(word, width(s.word)), max(name, width(s.Name)), max(kind, width(s.Kind))
