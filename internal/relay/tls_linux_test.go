@@ -609,3 +609,91 @@ func TestOpenSSLAndCurlArePeers(t *testing.T) {
 		}
 	}
 }
+
+// HAProxy on both sides: it introduces its clients and speaks TLS with us, and
+// we do both with it.
+func TestHAProxyIsAPeerOnBothSides(t *testing.T) {
+	haproxy := lab.NeedTool(t, "haproxy")
+	lab.CheckLeaks(t)
+	ca := lab.NewAuthority(t, "ca")
+	cert, key := ca.Issue(t, "a", lab.Leaf{Names: []string{"a.test"}})
+	mine, myKey := ca.Issue(t, "me", lab.Leaf{Subject: "me"})
+	both := func(cert, key string) string { // HAProxy wants both in a file
+		c, err := os.ReadFile(cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := os.ReadFile(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := cert + ".both"
+		if err := os.WriteFile(path, append(c, k...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	peer := lab.Serve(t, lab.At{}, lab.EchoAfterEOF)
+	at := lab.FreePorts(t, nil, parseAddr("127.0.0.1"), 2)
+	entry, exit := at.Port(), at.Port()+1
+	f := wish(t, "both", fairlead.TCP, fmt.Sprintf("127.0.0.1:%d", exit), sealing(cert, key), originating(ca.File, "a.test"), unchecked, func(f *fairlead.Forward) {
+		f.Policy.AcceptProxy = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+		f.Policy.ProxyProtocol = 2
+		f.Policy.TLS.ClientCA = ca.File
+		f.Policy.TLS.TargetCert, f.Policy.TLS.TargetKey = mine, myKey
+	})
+	config := fmt.Sprintf(`
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 20s
+  timeout server 20s
+listen in
+  bind 127.0.0.1:%d
+  server f %s ssl verify required ca-file %s sni str(a.test) verifyhost a.test crt %s send-proxy-v2
+listen out
+  bind 127.0.0.1:%d accept-proxy ssl crt %s verify required ca-file %s
+  server p %s
+`, entry, entryOf(f), ca.File, both(mine, myKey), exit, both(cert, key), ca.File, peer.Address)
+	file := cert + ".cfg"
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	run := exec.Command(haproxy, "-db", "-f", file)
+	run.Stdout, run.Stderr = &out, &out
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		run.Process.Kill()
+		run.Wait()
+		if t.Failed() {
+			t.Logf("haproxy: %s", &out)
+		}
+	})
+	var ev events
+	r := newRelay(t, relay.Config{Watch: ev.watch})
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	eventually(t, "haproxy listens", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", entry))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	c := dial(t, fmt.Sprintf("127.0.0.1:%d", entry))
+	sent := bytes.Repeat([]byte("through two of them "), 50_000)
+	go func() {
+		c.Write(sent)
+		c.CloseWrite()
+	}()
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%d of %d bytes came back (%v)", len(got), len(sent), err)
+	}
+	if n := ev.count(func(e fairlead.Event) bool {
+		return e.Kind == fairlead.EventOpen && e.Conn.Client == c.LocalAddr().String()
+	}); n != 1 {
+		t.Error("the client that HAProxy introduced is not the one that is told")
+	}
+}
