@@ -77,6 +77,16 @@ type TargetStatus struct {
 	Up      bool // false with a nil Problem: not tried yet
 	Problem *Problem
 	Since   time.Time
+
+	Active   int64 // connections now
+	Weight   int   // as written; 0: not said
+	Backup   bool  // used only when no other is up
+	Draining bool  // it gets no new connections
+	Gone     bool  // DNS names it no more; it is drained
+
+	// Members are what it stands for: the addresses of its name, or the hosts
+	// of its service record. Empty for a target that is dialed itself.
+	Members []TargetStatus
 }
 
 // A Meter counts what a forward carried. Its fields only grow, but for Active

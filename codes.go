@@ -42,6 +42,7 @@ const (
 	CodeNameFamily        Code = "FL-211"
 	CodeNameServer        Code = "FL-212"
 	CodeLoop              Code = "FL-220"
+	CodeAllDrained        Code = "FL-221"
 	CodeTargetTLS         Code = "FL-230"
 	CodeTargetUntrusted   Code = "FL-231"
 	CodeTargetOtherName   Code = "FL-232"
@@ -211,6 +212,8 @@ They last until the next start of the machine; put them where your system keeps 
 		`The lookup failed on the way: the name server is unreachable or in trouble. This says nothing about whether the name exists. It is tried again.`},
 	{CodeLoop, "a forward leads to itself",
 		`The target is an address and port at which the same forward listens. Each connection would open another one, without end.`},
+	{CodeAllDrained, "every target is drained",
+		`The sentence has "drain" behind each of its targets: none of them gets new connections, so that clients are refused. Those that are connected go on. "fairlead drain --undo NAME TARGET" takes a target back.`},
 	{CodeTargetTLS, "the TLS handshake with the target failed",
 		`The target accepted the connection, and no TLS connection came about for a reason that has no page of its own; the message has what was seen. Clients are reset, as when the target refuses.`},
 	{CodeTargetUntrusted, "the target's certificate is signed by nobody that is trusted here",

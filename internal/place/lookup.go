@@ -29,23 +29,15 @@ const (
 
 // An answer is what one lookup came to.
 type answer struct {
-	addrs    []netip.Addr
-	ttl      time.Duration // of addrs, or of the "no"
+	found    *finding
+	ttl      time.Duration // of found, or of the "no"
 	err      *fairlead.Problem
-	negative bool // err is an answer: there is no such name, or it has no address
+	negative bool // err is an answer: there is no such name, or it has no such records
 }
 
 // ask looks name up once, within ctx.
 func (n *Names) ask(ctx context.Context, name string) answer {
-	s := &sight{asked: map[dnsmessage.Question]bool{}, open: map[*exchange]struct{}{}}
-	// A resolver of its own for each lookup: sharing of lookups is ours, and
-	// so its Dial knows which lookup it serves.
-	r := net.Resolver{
-		PreferGo: ownResolver || len(n.servers) > 0,
-		Dial: func(_ context.Context, network, address string) (net.Conn, error) {
-			return n.dialServer(ctx, s, network, address)
-		},
-	}
+	s, r := n.resolver(ctx)
 	found, err := r.LookupNetIP(ctx, "ip", name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,11 +60,27 @@ func (n *Names) ask(ctx context.Context, name string) answer {
 	if len(addrs) > maxAddrs {
 		addrs = slices.Clone(addrs[:maxAddrs])
 	}
-	ttl := s.ttl
-	if ttl == 0 {
-		ttl = unseenTTL
+	return answer{found: &finding{addrs: addrs}, ttl: s.held()}
+}
+
+// held is how long what was found holds. s.mu is held.
+func (s *sight) held() time.Duration {
+	if s.ttl == 0 {
+		return unseenTTL
 	}
-	return answer{addrs: addrs, ttl: ttl}
+	return s.ttl
+}
+
+// resolver is the resolver for one lookup, and what is seen of it. Sharing of
+// lookups is ours, and so its Dial knows which lookup it serves.
+func (n *Names) resolver(ctx context.Context) (*sight, *net.Resolver) {
+	s := &sight{asked: map[dnsmessage.Question]bool{}, open: map[*exchange]struct{}{}}
+	return s, &net.Resolver{
+		PreferGo: ownResolver || len(n.servers) > 0,
+		Dial: func(_ context.Context, network, address string) (net.Conn, error) {
+			return n.dialServer(ctx, s, network, address)
+		},
+	}
 }
 
 // unique drops what is in addrs before, in place.
@@ -98,6 +106,7 @@ type sight struct {
 	dialErr  error                        // of the last server that could not even be asked
 	asked    map[dnsmessage.Question]bool // whether they were settled
 	found    bool                         // some reply had addresses
+	service  bool                         // it is for service records
 	open     map[*exchange]struct{}
 }
 
@@ -105,6 +114,12 @@ type sight struct {
 // families. Otherwise a "no" may be for want of an answer. s.mu is held.
 func (s *sight) settled() bool {
 	for q, done := range s.asked {
+		if q.Type == dnsmessage.TypeSRV {
+			if !done {
+				return false
+			}
+			continue
+		}
 		other := q
 		other.Type = dnsmessage.TypeA
 		if q.Type == dnsmessage.TypeA {
@@ -133,11 +148,16 @@ func (s *sight) failure(name string, err error) answer {
 		switch {
 		case s.nxdomain:
 			why = s.said("NXDOMAIN from", "NXDOMAIN")
+		case s.service:
+			why = s.said("no SRV records at", "no SRV records")
 		case len(s.asked) > 0:
 			why = s.said("no A or AAAA records at", "no A or AAAA records")
 		}
 		p := fairlead.Problemf(fairlead.CodeNameUnknown, "no address for %q%s", name, why).
 			Fix("correct the name, or give it an address in DNS or in the hosts file", "")
+		if s.service {
+			p = noService(name, why)
+		}
 		p.Err = err
 		return answer{err: p, negative: true, ttl: s.negative}
 	}

@@ -75,9 +75,9 @@ type entry struct {
 	name string
 	at   *list.Element
 
-	addrs  []netip.Addr // the last good answer; never changed in place
-	fresh  time.Time    // it holds until then
-	usable time.Time    // and while lookups fail, until then
+	good   *finding  // the last good answer
+	fresh  time.Time // it holds until then
+	usable time.Time // and while lookups fail, until then
 
 	err   *fairlead.Problem // of the last lookup, if it had no good answer
 	quiet time.Time         // no lookup before that
@@ -88,11 +88,18 @@ type entry struct {
 	won    time.Time
 }
 
+// A finding is what a name server has answered; it is never changed. An entry
+// has either addresses or services.
+type finding struct {
+	addrs    []netip.Addr
+	services []Service
+}
+
 // A flight is one lookup. Its result may be read when done is closed.
 type flight struct {
 	began time.Time
 	done  chan struct{}
-	addrs []netip.Addr
+	found *finding
 	err   *fairlead.Problem
 }
 
@@ -126,13 +133,23 @@ func (n *Names) Close() {
 // CodeNoDescriptors, made for this caller; when ctx is cancelled the error
 // matches [context.Canceled].
 func (n *Names) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	r, err := n.find(ctx, name, name)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(r.addrs), nil
+}
+
+// find is what is known under key, which is asked for about name: the key is
+// the name for addresses, and another for services.
+func (n *Names) find(ctx context.Context, key, name string) (*finding, error) {
 	n.mu.Lock()
-	e, now := n.entryOf(name), time.Now()
+	e, now := n.entryOf(key), time.Now()
 	stale := e.stale(now)
 	switch {
 	case now.Before(e.fresh):
 		n.mu.Unlock()
-		return slices.Clone(e.addrs), nil
+		return e.good, nil
 	case now.Before(e.quiet):
 		err := e.err
 		n.mu.Unlock()
@@ -160,21 +177,21 @@ func (n *Names) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 		n.mu.Lock()
 		stale = e.stale(time.Now()) // "no such name" leaves none
 		n.mu.Unlock()
-		return orStale(f.addrs, f.err, stale)
+		return orStale(f.found, f.err, stale)
 	case <-enough:
-		return slices.Clone(stale), nil
+		return stale, nil
 	case <-ctx.Done():
 		return nil, lookupEnded(ctx, name, time.Since(now))
 	}
 }
 
 // orStale is what a lookup found, or else what was known before.
-func orStale(addrs []netip.Addr, err *fairlead.Problem, stale []netip.Addr) ([]netip.Addr, error) {
+func orStale(found *finding, err *fairlead.Problem, stale *finding) (*finding, error) {
 	switch {
 	case err == nil:
-		return slices.Clone(addrs), nil
+		return found, nil
 	case stale != nil:
-		return slices.Clone(stale), nil
+		return stale, nil
 	}
 	p := *err // callers add notes to what they get
 	p.Notes, p.Fixes = slices.Clone(p.Notes), slices.Clone(p.Fixes)
@@ -200,10 +217,10 @@ func (n *Names) entryOf(name string) *entry {
 	return e
 }
 
-// stale is the last good addresses, if they may still be used.
-func (e *entry) stale(now time.Time) []netip.Addr {
+// stale is the last good answer, if it may still be used.
+func (e *entry) stale(now time.Time) *finding {
 	if now.Before(e.usable) {
-		return e.addrs
+		return e.good
 	}
 	return nil
 }
@@ -232,10 +249,14 @@ func (n *Names) fly(e *entry, f *flight) {
 	var a answer
 	select {
 	case n.slots <- struct{}{}:
-		a = n.ask(ctx, e.name)
+		if name, ok := strings.CutPrefix(e.name, serviceKey); ok {
+			a = n.askServices(ctx, name)
+		} else {
+			a = n.ask(ctx, e.name)
+		}
 		<-n.slots
 	case <-ctx.Done():
-		a = answer{err: fairlead.Problemf(fairlead.CodeNameServer, "the lookup of %q had no turn in %s: %d others wait for an answer", e.name, span(lookupTime), maxLookups)}
+		a = answer{err: fairlead.Problemf(fairlead.CodeNameServer, "the lookup of %q had no turn in %s: %d others wait for an answer", strings.TrimPrefix(e.name, serviceKey), span(lookupTime), maxLookups)}
 		a.err.Err = ctx.Err()
 		a.err.Fix("see whether the name server is up and can be reached", "")
 	}
@@ -245,7 +266,7 @@ func (n *Names) fly(e *entry, f *flight) {
 	n.waiting--
 	e.settle(a, time.Now())
 	e.flight = nil
-	f.addrs, f.err = a.addrs, a.err
+	f.found, f.err = a.found, a.err
 	close(f.done)
 }
 
@@ -254,7 +275,7 @@ func (e *entry) settle(a answer, now time.Time) {
 	e.err = a.err
 	switch {
 	case a.err == nil:
-		e.addrs = a.addrs
+		e.good = a.found
 		e.fresh = now.Add(min(max(a.ttl, minTTL), maxTTL))
 		e.usable = now.Add(staleFor)
 	case a.negative:
@@ -299,9 +320,9 @@ func (n *Names) straight(name string) (netip.Addr, bool) {
 	e := n.entries[strings.ToLower(name)]
 	switch {
 	case e == nil || !now.Before(e.fresh):
-	case len(e.addrs) == 1:
-		return e.addrs[0], e.addrs[0].Zone() == ""
-	case e.winner.IsValid() && now.Sub(e.won) < winnerFor && slices.Contains(e.addrs, e.winner):
+	case len(e.good.addrs) == 1:
+		return e.good.addrs[0], e.good.addrs[0].Zone() == ""
+	case e.winner.IsValid() && now.Sub(e.won) < winnerFor && slices.Contains(e.good.addrs, e.winner):
 		return e.winner, e.winner.Zone() == ""
 	}
 	return netip.Addr{}, false

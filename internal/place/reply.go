@@ -12,7 +12,7 @@ type reply struct {
 	rcode     dnsmessage.RCode
 	truncated bool
 	addresses int           // A and AAAA records in the answer
-	ttl       time.Duration // the least of its A, AAAA and CNAME records; 0 when there are none
+	ttl       time.Duration // the least of its A, AAAA, CNAME and SRV records; 0 when there are none
 	negative  time.Duration // how long a "no" holds (RFC 2308 §5); 0 when the message does not say
 }
 
@@ -50,7 +50,7 @@ func readReply(msg []byte, id uint16, q dnsmessage.Question) (reply, bool) {
 			case dnsmessage.TypeA, dnsmessage.TypeAAAA:
 				r.addresses++
 				r.ttl = leastTTL(r.ttl, rr.TTL)
-			case dnsmessage.TypeCNAME:
+			case dnsmessage.TypeCNAME, dnsmessage.TypeSRV:
 				r.ttl = leastTTL(r.ttl, rr.TTL)
 			}
 		}

@@ -112,7 +112,7 @@ func (e *entry) serve(b *binding, c net.Conn, o origin, spare io.Closer) {
 		r.turnAway(ru, c, &o, why, p)
 		return
 	}
-	e.lead(b, c, o, targets, 0)
+	e.lead(b, c, o, ru.order(targets, client), 0)
 }
 
 func closeSpare(spare io.Closer) {
@@ -122,13 +122,13 @@ func closeSpare(spare io.Closer) {
 }
 
 // lead dials for a client that was admitted and hands both connections to the
-// pumps. spent is how much of the time for it is gone.
+// pumps. The targets are in the order in which they are tried, and spent is how
+// much of the time for it is gone.
 func (e *entry) lead(b *binding, c net.Conn, o origin, targets []*target, spent time.Duration) {
 	r, ru := e.r, b.rule
-	client := o.client.Addr()
-	t, to, why, err := r.dial(b, &o, ru.order(targets, client), spent)
+	t, to, why, err := r.dial(b, &o, targets, spent)
 	if err != nil {
-		ru.leave(client)
+		ru.leave(o.client.Addr())
 		r.turnAway(ru, c, &o, why, fairlead.AsProblem(err))
 		return
 	}
@@ -212,6 +212,10 @@ func (r *Relay) dialInTime(ctx context.Context, b *binding, o *origin, t *target
 }
 
 func (r *Relay) dialTarget(ctx context.Context, b *binding, client netip.AddrPort, t *target) (net.Conn, error) {
+	t, err := r.stand(ctx, t, client.Addr())
+	if err != nil {
+		return nil, err
+	}
 	network, address := t.address(b.rule.f.At.Ports, b.port)
 	if r.loops(ctx, network, b, t) {
 		return nil, loopProblem(b.rule, address)

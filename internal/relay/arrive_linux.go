@@ -302,7 +302,7 @@ func (l *eventLoop) welcome(a arrival) {
 	t := ru.first(targets, client, nil)
 	to, ok := l.r.straightTo(b, t)
 	if !ok || !l.dial(dialing{a, b, targets}, t, to) {
-		l.r.wg.Go(func() { a.lead(b, targets, 0) })
+		l.r.wg.Go(func() { a.lead(b, t, targets, 0) })
 	}
 }
 
@@ -310,7 +310,7 @@ func (l *eventLoop) welcome(a arrival) {
 // dial: nobody need be asked, nothing is known to be wrong, and it is not
 // ourselves.
 func (r *Relay) straightTo(b *binding, t *target) (to netip.AddrPort, ok bool) {
-	if t.t.Unix != "" || t.down.Load() {
+	if t.t.Unix != "" || t.group != nil || t.down.Load() {
 		return to, false
 	}
 	port := t.port(b.rule.f.At.Ports, b.port)
@@ -446,7 +446,9 @@ const longestStraight = 250 * time.Millisecond
 func (l *eventLoop) passOn(p *pair) {
 	d := p.dial
 	l.letGo(p)
-	l.r.wg.Go(func() { d.lead(d.b, d.targets, time.Duration(l.r.clock()-p.began)) })
+	// The same target first: its turn was taken, and what is wrong with it has
+	// to be found out by somebody.
+	l.r.wg.Go(func() { d.lead(d.b, p.to, d.targets, time.Duration(l.r.clock()-p.began)) })
 }
 
 // giveUp ends a pair that is not connected yet.
@@ -480,7 +482,7 @@ func (a *arrival) serve(b *binding) {
 }
 
 // lead is entry.lead for an arrival. It runs in a goroutine.
-func (a *arrival) lead(b *binding, targets []*target, spent time.Duration) {
+func (a *arrival) lead(b *binding, first *target, targets []*target, spent time.Duration) {
 	defer a.e.r.serving.Add(-1)
 	local := a.local()
 	c, err := a.conn(b.rule)
@@ -490,7 +492,7 @@ func (a *arrival) lead(b *binding, targets []*target, spent time.Duration) {
 		return
 	}
 	a.e.r.tuneClient(c, b.rule)
-	a.e.lead(b, c, a.origin(local), targets, spent)
+	a.e.lead(b, c, a.origin(local), b.rule.orderBehind(first, targets, a.from.Addr()), spent)
 }
 
 // conn is the client as goroutines want it, which takes a descriptor for a

@@ -12,7 +12,8 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 	if f.Kind != fairlead.KindForward {
 		return fairlead.Problemf(fairlead.CodeCannotCarry, "this version cannot carry %s yet", f.Kind)
 	}
-	if _, err := r.cfg.Place(f.Via); err != nil {
+	at, err := r.cfg.Place(f.Via)
+	if err != nil {
 		return err
 	}
 	if len(f.To) == 0 {
@@ -36,6 +37,9 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 		return fairlead.Problemf(fairlead.CodeIncomplete, "front %s chooses among targets, and none has %q behind it", front, front)
 	}
 	if p := fitsShares(f); p != nil {
+		return p
+	}
+	if p := fitsGroups(f, at); p != nil {
 		return p
 	}
 	for _, c := range conditions {
@@ -74,20 +78,8 @@ var conditions = []condition{
 		if f.At.Net == fairlead.UDP && (how == "tcp" || how == "http") {
 			return "check " + how + " on UDP"
 		}
-		if c := f.Policy.Check; c.Path != "" || c.Rise != 0 || c.Fall != 0 {
-			return "check with a path, rise or fall"
-		}
-		return unless(how, "check", "off", "tcp", "http")
+		return unless(how, "check", "off", "tcp", "http", "expect")
 	}},
-	ofTarget("resolve", func(f *fairlead.Forward, t *fairlead.Target) string {
-		switch {
-		case t.Resolve != "":
-			return "resolve"
-		case t.Service():
-			return t.Host
-		}
-		return ""
-	}),
 	{word: "front", some: true, said: func(f *fairlead.Forward) string {
 		return unless(f.Policy.Front, "front", "sni", "http-host", "alpn", "protocol")
 	}},
@@ -144,18 +136,6 @@ var conditions = []condition{
 		}
 		return ""
 	}},
-}
-
-// ofTarget is a condition of a target's word, of which some values are kept.
-func ofTarget(word string, said func(f *fairlead.Forward, t *fairlead.Target) string) condition {
-	return condition{word: word, some: true, said: func(f *fairlead.Forward) string {
-		for i := range f.To {
-			if s := said(f, &f.To[i]); s != "" {
-				return s
-			}
-		}
-		return ""
-	}}
 }
 
 func never(word string, said func(p *fairlead.Policy) bool) condition {

@@ -60,7 +60,8 @@ type chooser struct {
 	draw  func() float64 // of policy random: from 0 to less than 1
 	turns atomic.Uint64  // choices so far; among equals the one chosen longest ago is next
 
-	round sync.Mutex // guards target.current of all targets
+	round   sync.Mutex // guards target.current of all targets
+	filling sync.Mutex // held by who makes the pool anew
 }
 
 // A pool is what a rule's targets are at the moment: those written, and in the
@@ -73,6 +74,8 @@ type pool struct {
 
 // fill makes the pool anew from what the targets are now.
 func (ru *rule) fill() {
+	ru.filling.Lock()
+	defer ru.filling.Unlock()
 	p := &pool{plain: true}
 	for _, t := range ru.targets {
 		p.all = append(p.all, t.leaves()...)
@@ -138,7 +141,14 @@ func (ru *rule) order(targets []*target, client netip.Addr) []*target {
 	if len(targets) < 2 {
 		return targets
 	}
-	head := ru.first(targets, client, nil)
+	return ru.orderBehind(ru.first(targets, client, nil), targets, client)
+}
+
+// orderBehind is order for a connection whose first choice is made already.
+func (ru *rule) orderBehind(head *target, targets []*target, client netip.Addr) []*target {
+	if len(targets) < 2 {
+		return targets
+	}
 	type place struct {
 		t     *target
 		level int

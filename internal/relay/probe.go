@@ -1,16 +1,15 @@
 package relay
 
 import (
-	"bufio"
 	"context"
-	"io"
+	"errors"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"fairlead"
@@ -25,10 +24,11 @@ const (
 	firstBackoff = time.Second
 	lastBackoff  = 30 * time.Second
 	probeTimeout = 5 * time.Second
-	probesAtOnce = 8
+	probesAtOnce = 32
 
-	checkEvery = 5 * time.Second // unless the sentence says it
-	checkFalls = 2               // failed checks in a row before a target that was up is down
+	// knockTime is how long a datagram target that has refused may take to
+	// refuse again.
+	knockTime = time.Second
 )
 
 // probeTargets finds out how targets stand that no client has tried, so that
@@ -41,11 +41,11 @@ func (r *Relay) probeTargets() {
 	defer t.Stop()
 	for {
 		for _, ru := range r.current() {
-			if ru.f.Policy.Check.How == "off" || ru.place == nil {
+			if ru.place == nil {
 				continue
 			}
-			for _, t := range ru.targets {
-				if !t.due(time.Now(), &ru.f.Policy.Check) {
+			for _, t := range ru.pool.Load().all {
+				if !t.due(time.Now()) {
 					continue
 				}
 				select {
@@ -55,6 +55,7 @@ func (r *Relay) probeTargets() {
 				}
 				probes.Go(func() {
 					r.probe(ru, t)
+					t.asked()
 					<-slots
 				})
 			}
@@ -71,54 +72,73 @@ func (r *Relay) probeTargets() {
 func (r *Relay) current() []*rule { return *r.rules.Load() }
 
 // due reports whether the target wants a probe now, and books the next one.
-func (t *target) due(now time.Time, check *fairlead.Check) bool {
+// Who gets true calls asked afterwards.
+func (t *target) due(now time.Time) bool {
+	check := &t.ru.f.Policy.Check
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now.Before(t.next) || !checked(check) && t.known && t.problem == nil {
+	switch {
+	case t.asking || now.Before(t.next):
 		return false
-	}
-	if checked(check) {
-		every := check.Every
-		if every == 0 {
-			every = checkEvery
-		}
+	case checked(check):
 		// Not all at the same moment, and not in step with others' checks.
-		t.next = now.Add(every - every/10 + rand.N(every/5+1))
-		return true
+		d := every(check)
+		t.next = now.Add(d - d/10 + rand.N(d/5+1))
+	case t.problem == nil && (t.known || t.t.Drain || check.How == "off"):
+		return false
+	default:
+		t.backoff = min(max(2*t.backoff, firstBackoff), lastBackoff)
+		t.next = now.Add(t.backoff)
 	}
-	t.backoff = min(max(2*t.backoff, firstBackoff), lastBackoff)
-	t.next = now.Add(t.backoff)
+	t.asking = true
 	return true
 }
 
-func checked(c *fairlead.Check) bool { return c.How != "" && c.How != "off" }
+func (t *target) asked() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asking = false
+}
 
 // probe asks one target. A program that serves a single connection would be
 // used up by the question, so that nobody is connected to who is not known to
 // be down, unless the sentence asks for checks: the system's table of sockets
 // tells of programs on this host, and the resolver of names.
 func (r *Relay) probe(ru *rule, t *target) {
-	ctx, cancel := context.WithTimeout(r.ctx, probeTimeout)
+	check := &ru.f.Policy.Check
+	patience := probeTimeout
+	if checked(check) {
+		patience = min(max(every(check), time.Second), probeTimeout)
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, patience)
 	defer cancel()
-	network, address := t.address(ru.f.At.Ports, 0)
-	if ru.f.At.Net&fairlead.TCP == 0 {
-		// A datagram proves nothing; a name can be looked up.
-		if err := r.resolves(ctx, ru, t); err == nil {
-			t.found()
-		} else if r.ctx.Err() == nil {
-			r.saw(t, fairlead.AsProblem(err))
-		}
+	if check.How == "off" {
+		// Nobody but a client may ask it.
+		t.mu.Lock()
+		t.forget()
+		t.mu.Unlock()
 		return
 	}
+	if t.group != nil && t.t.Service() {
+		return // without members: its lookup says how it stands
+	}
+	network, address := t.address(ru.f.At.Ports, 0)
+	if ru.f.At.Net&fairlead.TCP == 0 {
+		network = "udp"
+	}
 	if r.loops(ctx, network, &binding{ru, 0}, t) {
-		r.saw(t, loopProblem(ru, address))
+		r.noteProbe(t, loopProblem(ru, address))
 		return
 	}
 	// That a program listens says nothing about its TLS.
-	if !checked(&ru.f.Policy.Check) && (ru.client == nil || t.status().Problem == nil) {
+	if !checked(check) && (network == "udp" || ru.client == nil || t.status().Problem == nil) {
+		if network == "udp" {
+			r.knock(ctx, ru, t, address)
+			return
+		}
 		p, v := r.glance(ctx, ru, t)
 		if v == told {
-			r.saw(t, p)
+			r.noteProbe(t, p)
 			return
 		}
 		t.found()
@@ -133,14 +153,7 @@ func (r *Relay) probe(ru *rule, t *target) {
 	if r.ctx.Err() != nil || err != nil && reason(err) == fairlead.NoDescriptors {
 		return
 	}
-	if err != nil && t.forgives(&ru.f.Policy.Check) {
-		return
-	}
-	if err != nil {
-		r.saw(t, fairlead.AsProblem(err))
-		return
-	}
-	r.saw(t, nil)
+	r.noteProbe(t, fairlead.AsProblem(err))
 }
 
 // question finds out whether a target that was connected to serves, as far as
@@ -159,75 +172,46 @@ func (r *Relay) question(ctx context.Context, ru *rule, t *target, c net.Conn) e
 		}
 	}
 	defer sock.Abort(c)
-	if ru.f.Policy.Check.How == "http" {
-		return checkHTTP(ctx, c, t)
-	}
-	return nil
+	return ru.ask(ctx, c, t)
 }
 
-// found takes back that the target's name or path is missing. How it stands
-// then, nobody knows yet.
-func (t *target) found() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.problem == nil {
+// knock finds out what it can about a target of datagrams without a check: a
+// name can be looked up, and one that has refused is sent an empty datagram,
+// which its host refuses as well while nothing listens. When that comes back no
+// more, the next client finds out whether it serves.
+func (r *Relay) knock(ctx context.Context, ru *rule, t *target, address string) {
+	if err := r.resolves(ctx, ru, t); err != nil {
+		if r.ctx.Err() == nil {
+			r.noteProbe(t, fairlead.AsProblem(err))
+		}
 		return
 	}
-	switch t.problem.Code {
-	case fairlead.CodeNameUnknown, fairlead.CodeNameFamily, fairlead.CodeNameServer, fairlead.CodeNoSocket:
-		t.known, t.problem, t.since = false, nil, time.Now()
-		t.down.Store(false)
+	t.found()
+	p := t.status().Problem
+	if p == nil || p.Code != fairlead.CodeTargetRefuses {
+		return
 	}
-}
-
-// forgives counts a failed check, and reports whether a target that was up may
-// stay so: one lost packet takes nobody out of service.
-func (t *target) forgives(check *fairlead.Check) bool {
+	c, err := r.connect(ctx, ru, netip.AddrPort{}, "udp", address)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	c.SetDeadline(time.Now().Add(knockTime))
+	if _, err = c.Write(nil); err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), r.ctx.Err() != nil:
+		return // down as before
+	case err == nil:
+		r.noteProbe(t, nil)
+		return
+	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.failed++
-	return checked(check) && t.known && t.problem == nil && t.failed < checkFalls
-}
-
-// checkHTTP asks for "/" and is content with any answer below 400: a service
-// that redirects serves.
-func checkHTTP(ctx context.Context, c net.Conn, t *target) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		c.SetDeadline(deadline)
-	}
-	failed := func(err error) error {
-		p := fairlead.Problemf(fairlead.CodeTargetFailed, "%s gives no HTTP answer: %v", t.t.Dest(), cause(err))
-		p.Err = err
-		return p
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+httpHost(t)+"/", nil)
-	if err != nil {
-		return failed(err)
-	}
-	req.Header.Set("User-Agent", "fairlead-check")
-	req.Close = true
-	if err := req.Write(c); err != nil {
-		return failed(err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, checkHead)), req)
-	if err != nil {
-		return failed(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode >= 400 {
-		return fairlead.Problemf(fairlead.CodeTargetFailed, "%s answers %q to GET /", t.t.Dest(), resp.Status)
-	}
-	return nil
-}
-
-// checkHead is how much of an answer a check reads.
-const checkHead = 16 << 10
-
-func httpHost(t *target) string {
-	if t.t.Unix != "" {
-		return "localhost"
-	}
-	return (&fairlead.Target{Host: t.t.Host}).Dest()
+	t.forget()
+	t.mu.Unlock()
 }
 
 func (r *Relay) resolves(ctx context.Context, ru *rule, t *target) error {
@@ -315,12 +299,18 @@ func (r *Relay) lookUp(ctx context.Context, ru *rule, t *target) (local, listens
 	return local, listens, known
 }
 
-// saw notes how a target stands; whoever asks for a report is told.
-func (r *Relay) saw(t *target, p *fairlead.Problem) {
-	if p != nil {
-		warning := *p          // the place may have given it to others as well
-		warning.Warning = true // the forward stays, and tries again
-		p = &warning
+// saw notes what a client's dial to a target met.
+func (r *Relay) saw(t *target, p *fairlead.Problem) { t.saw(warning(p)) }
+
+// noteProbe notes what a probe met.
+func (r *Relay) noteProbe(t *target, p *fairlead.Problem) { t.answered(warning(p)) }
+
+// warning is p as it is told of a forward that stays, and tries again.
+func warning(p *fairlead.Problem) *fairlead.Problem {
+	if p == nil {
+		return nil
 	}
-	t.saw(p)
+	w := *p // the place may have given it to others as well
+	w.Warning = true
+	return &w
 }

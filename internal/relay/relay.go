@@ -91,6 +91,7 @@ type Relay struct {
 
 	handshakes handshakes // of TLS with clients, under way
 
+	look    chan struct{}           // has a token when there may be targets to look up
 	rules   atomic.Pointer[[]*rule] // in the order of the last Apply that is done
 	heard   atomic.Pointer[hearingFrom]
 	legs    atomic.Pointer[legs]
@@ -116,6 +117,7 @@ func New(cfg Config) *Relay {
 		pipes:   sock.NewPipes(min(max(limit/64, 2), 32)),
 		entries: map[key]*entry{},
 		passed:  map[key]*os.File{},
+		look:    make(chan struct{}, 1),
 	}
 	r.crowd = newCrowd(r.budget, max(reserve/2, crowdPlaces))
 	r.handshakes = newHandshakes(r.budget.size)
@@ -134,6 +136,7 @@ func New(cfg Config) *Relay {
 	r.wg.Go(r.keepTime)
 	r.wg.Go(r.probeTargets)
 	r.wg.Go(r.keepCertificates)
+	r.wg.Go(r.followTargets)
 	return r
 }
 
@@ -171,6 +174,10 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 	}
 	for _, gone := range old {
 		gone.account.close()
+	}
+	select {
+	case r.look <- struct{}{}:
+	default: // it will look anyway
 	}
 
 	statuses := make([]fairlead.Status, len(rules))

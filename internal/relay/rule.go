@@ -28,7 +28,8 @@ type rule struct {
 	f       *fairlead.Forward
 	place   fairlead.Place    // nil when there is none
 	noPlace *fairlead.Problem // why
-	targets []*target
+	targets []*target         // as written
+	groups  []*target         // those of them that stand for several
 
 	server    *certs.Server     // what clients are shown; nil: they are not spoken TLS with
 	client    *certs.Client     // the same for targets
@@ -101,11 +102,14 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 	ru.secure(was, r.cfg.State)
 	ru.passed.Store(was != nil && was.passed.Load() && slices.EqualFunc(was.f.To, f.To, sameDest))
 	for i := range f.To {
-		t := newTarget(&f.To[i])
+		t := ru.newTarget(&f.To[i])
 		if was != nil {
 			t.inherit(was.targets)
 		}
 		ru.routed = ru.routed || conditionsOf(t.t) != 0
+		if t.group != nil {
+			ru.groups = append(ru.groups, t)
+		}
 		ru.targets = append(ru.targets, t)
 	}
 	if _, ok := ru.place.(straightPlace); ok {
@@ -144,17 +148,25 @@ func (ru *rule) status() fairlead.Status {
 	if ru.passed.Load() {
 		s.State = fairlead.Passing
 	}
-	down := 0
 	for _, t := range ru.targets {
-		ts := t.status()
-		if ts.Problem != nil {
-			down++
-			s.Problem = ts.Problem
+		s.Targets = append(s.Targets, t.status())
+	}
+	taking, down := 0, 0
+	for _, t := range ru.pool.Load().all {
+		if t.t.Drain {
+			continue
 		}
-		s.Targets = append(s.Targets, ts)
+		taking++
+		if p := t.status().Problem; p != nil {
+			down++
+			s.Problem = p
+		}
 	}
 	switch {
-	case down > 0 && down == len(ru.targets):
+	case taking == 0:
+		s.State = fairlead.Broken
+		s.Problem = drained(ru.f)
+	case down > 0 && down == taking:
 		s.State = fairlead.Broken
 	case down > 0:
 		s.State = fairlead.Partial

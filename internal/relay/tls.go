@@ -210,7 +210,7 @@ func (t *target) serverName() string {
 	if t.t.Host == "self" || t.t.Unix != "" {
 		return "localhost"
 	}
-	return t.t.Host
+	return t.host()
 }
 
 // remark listens to whether a target goes on without the certificate that it

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -334,6 +335,7 @@ type session struct {
 	requests atomic.Int64 // datagrams of the client, where they are counted
 	replies  atomic.Int64 // and of the target
 	refused  atomic.Bool  // the target said that nothing listens, and nothing since
+	proved   atomic.Bool  // the target has answered
 	over     atomic.Bool  // is set with mu held
 
 	inUsed, inSource *list.Element // guarded by u.mu
@@ -393,6 +395,10 @@ func (s *session) dial(ctx context.Context, targets []*target) {
 }
 
 func (r *Relay) dialDatagrams(ctx context.Context, b *binding, client netip.AddrPort, t *target) (net.Conn, error) {
+	t, err := r.stand(ctx, t, client.Addr())
+	if err != nil {
+		return nil, err
+	}
 	_, address := t.address(b.rule.f.At.Ports, b.port)
 	if r.loops(ctx, "udp", b, t) {
 		return nil, loopProblem(b.rule, address)
@@ -485,25 +491,26 @@ func (s *session) heard() {
 	if s.refused.Load() {
 		s.refused.Store(false)
 	}
-	for _, t := range s.b.rule.targets {
-		if len(s.b.rule.targets) == 1 && t.status().Problem != nil {
-			s.u.e.r.saw(t, nil)
-		}
+	if t := s.target; !t.fine.Load() || !s.proved.Swap(true) {
+		s.u.e.r.saw(t, nil)
 	}
 }
 
 // noteRefused marks the target as down when its host says that nothing
-// listens. The session stays: the program may be starting.
+// listens. The session stays where there is no other target to go to: the
+// program may be starting. Otherwise, unless it has been answered before, it
+// ends, and the client's next datagram goes elsewhere.
 func (s *session) noteRefused() {
 	if s.refused.Swap(true) {
 		return
 	}
-	address := s.far.String()
-	for _, t := range s.b.rule.targets {
-		if len(s.b.rule.targets) == 1 || t.t.Dest() == address {
-			s.u.e.r.saw(t, fairlead.Problemf(fairlead.CodeTargetRefuses,
-				"%s/udp refuses datagrams: nothing listens there", address))
-		}
+	r := s.u.e.r
+	r.saw(s.target, fairlead.Problemf(fairlead.CodeTargetRefuses,
+		"%s/udp refuses datagrams: nothing listens there", s.far))
+	if s.out.Load() == 0 && slices.ContainsFunc(s.b.rule.choose(s.key.client.Addr()), func(t *target) bool {
+		return t != s.target && !t.t.Drain && !t.down.Load()
+	}) {
+		s.finish(fairlead.Refused)
 	}
 }
 
