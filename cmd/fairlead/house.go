@@ -34,9 +34,10 @@ type settings struct {
 	places   []config.Place
 }
 
-// newHouse wires everything: this is where concrete packages meet. What has to
+// newHouse wires everything: this is where concrete packages meet. wanted is
+// whether watch wants to know of each connection's beginning or end. What has to
 // outlive the process is kept in the directory state.
-func newHouse(watch fairlead.Watch, passed []*os.File, state string) *house {
+func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed []*os.File, state string) *house {
 	h := &house{here: place.New(place.Config{})}
 	h.settings.Store(&settings{})
 	h.relay = relay.New(relay.Config{
@@ -48,6 +49,7 @@ func newHouse(watch fairlead.Watch, passed []*os.File, state string) *house {
 		Passed:      passed,
 		State:       state,
 		Watch:       watch,
+		Wanted:      wanted,
 	})
 	h.engine = engine.New(engine.Config{
 		Carriers: []fairlead.Carrier{h.relay},

@@ -16,7 +16,9 @@ import (
 // for each change of state and for each trouble. Events are queued, so that a
 // slow terminal or disk holds up no connection; what does not fit is counted.
 type journal struct {
-	log     *slog.Logger
+	log     *slog.Logger // writes at once
+	lines   *slog.Logger // writes events to out
+	out     *batch
 	events  chan fairlead.Event
 	dropped atomic.Int64
 	done    chan struct{}
@@ -33,18 +35,43 @@ func newJournal(stderr *os.File, getenv func(string) string, verbose bool) *jour
 		level = slog.LevelDebug
 	}
 	options := &slog.HandlerOptions{Level: level}
-	var h slog.Handler
-	switch {
-	case getenv("FAIRLEAD_LOG") == "json":
-		h = slog.NewJSONHandler(stderr, options)
-	case service.InJournal():
-		h = priorities{slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTime}), stderr}
-	default:
-		h = slog.NewTextHandler(stderr, options)
+	logger := func(w io.Writer) *slog.Logger {
+		switch {
+		case getenv("FAIRLEAD_LOG") == "json":
+			return slog.New(slog.NewJSONHandler(w, options))
+		case service.InJournal():
+			return slog.New(priorities{slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTime}), w})
+		}
+		return slog.New(slog.NewTextHandler(w, options))
 	}
-	j := &journal{log: slog.New(h), events: make(chan fairlead.Event, journalQueue), done: make(chan struct{})}
+	out := &batch{w: stderr}
+	j := &journal{
+		log: logger(stderr), lines: logger(out), out: out,
+		events: make(chan fairlead.Event, journalQueue), done: make(chan struct{}),
+	}
 	go j.write()
 	return j
+}
+
+// A batch gathers lines, so that many at once are one write.
+type batch struct {
+	w     io.Writer
+	lines []byte
+}
+
+// batchSize is when a batch is written though more lines are coming, in bytes.
+const batchSize = 32 << 10
+
+func (b *batch) Write(p []byte) (int, error) {
+	b.lines = append(b.lines, p...)
+	return len(p), nil
+}
+
+func (b *batch) flush() {
+	if len(b.lines) > 0 {
+		b.w.Write(b.lines)
+		b.lines = b.lines[:0]
+	}
 }
 
 // watch is a fairlead.Watch.
@@ -67,7 +94,10 @@ func (j *journal) write() {
 	for e := range j.events {
 		j.event(e)
 		if n := j.dropped.Swap(0); n > 0 {
-			j.log.Warn("the log could not keep up", "dropped", n)
+			j.lines.Warn("the log could not keep up", "dropped", n)
+		}
+		if len(j.events) == 0 || len(j.out.lines) >= batchSize {
+			j.out.flush()
 		}
 	}
 }
@@ -118,7 +148,7 @@ func (j *journal) event(e fairlead.Event) {
 	case fairlead.EventTrouble:
 		level = slog.LevelWarn
 	}
-	j.log.LogAttrs(context.Background(), level, text, attrs...)
+	j.lines.LogAttrs(context.Background(), level, text, attrs...)
 }
 
 func withoutTime(groups []string, a slog.Attr) slog.Attr {

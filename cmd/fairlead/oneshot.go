@@ -41,7 +41,7 @@ func (p *program) oneShot(flags *sentenceFlags, words []string) error {
 	defer signal.Stop(interrupted)
 
 	run := &oneShotRun{p: p}
-	h := newHouse(run.watch, nil, p.keepDir())
+	h := newHouse(run.watch, run.wanted, nil, p.keepDir())
 	h.settings.Store(&settings{wan: p.wan, lan: p.lan})
 	ended := false
 	defer func() {
@@ -185,6 +185,11 @@ type oneShotRun struct {
 	announced atomic.Bool
 	broken    atomic.Bool
 	told      atomic.Pointer[string] // the problem told last
+}
+
+// wanted reports whether a connection's beginning or end is told.
+func (r *oneShotRun) wanted(k fairlead.EventKind) bool {
+	return r.p.verbose && k == fairlead.EventClose
 }
 
 func (r *oneShotRun) watch(e fairlead.Event) {

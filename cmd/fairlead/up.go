@@ -92,6 +92,8 @@ func (p *program) up() error {
 	d.house = newHouse(func(e fairlead.Event) {
 		d.journal.watch(e)
 		d.feed.Tell(e)
+	}, func(k fairlead.EventKind) bool {
+		return k == fairlead.EventClose || p.verbose || d.feed.Heard()
 	}, service.PassedSockets(), p.keepDir())
 
 	for _, problem := range problems {

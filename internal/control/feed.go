@@ -30,6 +30,9 @@ type reader struct {
 	events chan fairlead.Event
 }
 
+// Heard reports whether there is anybody to tell.
+func (f *Feed) Heard() bool { return f.busy.Load() }
+
 // Tell is a fairlead.Watch.
 func (f *Feed) Tell(e fairlead.Event) {
 	if !f.busy.Load() {

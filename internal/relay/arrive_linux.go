@@ -246,7 +246,7 @@ func (l *eventLoop) receive(ln *listening) {
 			l.crowded(a)
 			continue
 		}
-		if other := l.g.idlest(); l.load.Load() <= other.load.Load()*5/4+2 || !other.request(request{op: take, a: a}) {
+		if other := l.g.idlest(); l.load.Load() <= other.load.Load()*3/2+2 || !other.request(request{op: take, a: a}) {
 			l.welcome(a)
 		}
 	}

@@ -58,6 +58,11 @@ type Config struct {
 	// an authority and the keys of both. Without it there are none of those.
 	State string
 
+	// Wanted reports whether Watch wants to know now that a connection began
+	// (EventOpen) or ended (EventClose): there may be ten thousand of them a
+	// second. Without it, it wants to know of all.
+	Wanted func(fairlead.EventKind) bool
+
 	// Goroutines has goroutines carry every connection, also those that an
 	// event loop could.
 	Goroutines bool
@@ -280,9 +285,13 @@ func (r *Relay) tell(e fairlead.Event, c tracked) {
 		r.tellOf(e, nil)
 		return
 	}
-	d := c.describe()
-	r.tellOf(e, &d)
+	if r.wanted(e.Kind) {
+		d := c.describe()
+		r.tellOf(e, &d)
+	}
 }
+
+func (r *Relay) wanted(k fairlead.EventKind) bool { return r.cfg.Wanted == nil || r.cfg.Wanted(k) }
 
 func (r *Relay) tellOf(e fairlead.Event, c *fairlead.Conn) {
 	if r.cfg.Watch == nil {
