@@ -127,9 +127,6 @@ const (
 // sweepTime is how often those who dial are looked through.
 const sweepTime = 100 * time.Millisecond
 
-// atOnce is how many clients are accepted before it is others' turn.
-const atOnce = 16
-
 func (l *eventLoop) hear(ln *listening) {
 	for {
 		if l.last--; l.last > firstListen || l.last < -1<<30 {
@@ -221,34 +218,31 @@ func (l *eventLoop) prepared() bool {
 	return true
 }
 
-// receive accepts who waits at ln.
+// receive accepts one client of those who wait at ln: if there are more, the
+// next round tells of them, or another loop.
 func (l *eventLoop) receive(ln *listening) {
-	for range atOnce {
-		if !l.prepared() {
-			l.rest()
-			return
-		}
-		fd, from, err := ln.accept()
-		switch {
-		case err == nil:
-		case err == unix.EAGAIN, err == net.ErrClosed:
-			return
-		case sock.NoDescriptors(err):
-			l.r.trouble(fairlead.CodeNoDescriptors, outOfDescriptors)
-			l.rest()
-			return
-		default: // ECONNABORTED, a firewall's EPERM: the one connection's
-			continue
-		}
-		l.nap = 0
-		a := arrival{ln.e, fd, from}
-		if !l.r.crowd.enter(a.source()) {
-			l.crowded(a)
-			continue
-		}
-		if other := l.g.idlest(); l.load.Load() <= other.load.Load()*3/2+2 || !other.request(request{op: take, a: a}) {
-			l.welcome(a)
-		}
+	if !l.prepared() {
+		l.rest()
+		return
+	}
+	fd, from, err := ln.accept()
+	switch {
+	case err == nil:
+	case sock.NoDescriptors(err):
+		l.r.trouble(fairlead.CodeNoDescriptors, outOfDescriptors)
+		l.rest()
+		return
+	default: // EAGAIN; ECONNABORTED, a firewall's EPERM: the one connection's; closed
+		return
+	}
+	l.nap = 0
+	a := arrival{ln.e, fd, from}
+	if !l.r.crowd.enter(a.source()) {
+		l.crowded(a)
+		return
+	}
+	if other := l.g.idlest(); l.load.Load() <= other.load.Load()*3/2+2 || !other.request(request{op: take, a: a}) {
+		l.welcome(a)
 	}
 }
 
