@@ -42,6 +42,9 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 	if p := fitsGroups(f, at); p != nil {
 		return p
 	}
+	if err := fitsTLS(f); err != nil {
+		return err
+	}
 	for _, c := range conditions {
 		if word := c.said(f); word != "" {
 			return fairlead.Problemf(fairlead.CodeCannotHonour, "this version cannot carry forward with %q yet", word)

@@ -377,3 +377,20 @@ func (h *handshakes) leave(source netip.Addr) {
 		delete(h.sources, source)
 	}
 }
+
+// fitsTLS refuses sentences that leave open what TLS needs to know.
+func fitsTLS(f *fairlead.Forward) error {
+	w := &f.Policy.TLS
+	for i := range f.To {
+		t := &f.To[i]
+		switch {
+		case w.Target == fairlead.TargetVerify && t.Unix != "" && w.TargetName == "":
+			return fairlead.Problemf(fairlead.CodeIncomplete, "the target %s has no name that its certificate could prove", t.Dest()).
+				Fix("say which it has", "target-name NAME")
+		case w.Terminates() && len(t.ALPN) > 0 && len(w.ALPN) == 0:
+			return fairlead.Problemf(fairlead.CodeIncomplete, "no protocol is offered to clients, and the target %s is for some of them", t.Dest()).
+				Fix("offer them", "tls-alpn "+t.ALPN[0])
+		}
+	}
+	return nil
+}

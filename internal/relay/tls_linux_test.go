@@ -697,3 +697,58 @@ listen out
 		t.Error("the client that HAProxy introduced is not the one that is told")
 	}
 }
+
+// The name, the protocol and, once it is decrypted, the HTTP host of a client
+// lead it to its target.
+func TestWhatAClientAsksForWithinTLSLeadsIt(t *testing.T) {
+	lab.CheckLeaks(t)
+	ca := lab.NewAuthority(t, "ca")
+	cert, key := ca.Issue(t, "a", lab.Leaf{Names: []string{"a.test", "b.test", "c.test", "d.test"}})
+	answers := func(text string) *lab.Peer {
+		return lab.Serve(t, lab.At{}, func(v *lab.Visit) {
+			b, _ := io.ReadAll(v.Conn)
+			fmt.Fprintf(v.Conn, "%s %s", text, b)
+		})
+	}
+	target := func(text string, c fairlead.Target) fairlead.Target {
+		at := netip.MustParseAddrPort(answers(text).Address)
+		c.Host, c.Ports = at.Addr().String(), fairlead.PortList{{First: at.Port(), Last: at.Port()}}
+		return c
+	}
+	r := newRelay(t, relay.Config{})
+	f := wish(t, "web", fairlead.TCP, "127.0.0.1:1", sealing(cert, key), unchecked, func(f *fairlead.Forward) {
+		f.Policy.TLS.ALPN = []string{"x", "y"}
+		f.To = []fairlead.Target{
+			target("by name", fairlead.Target{SNI: []string{"a.test"}}),
+			target("by host", fairlead.Target{HTTPHost: []string{"www.c.test"}}),
+			target("by protocol", fairlead.Target{ALPN: []string{"y"}}),
+			target("rest", fairlead.Target{}),
+		}
+	})
+	if err := r.Fits(f); err != nil {
+		t.Fatal(err)
+	}
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	const http = "GET / HTTP/1.1\r\nHost: www.c.test\r\n\r\n"
+	for _, c := range []struct{ name, protocol, says, want string }{
+		{"a.test", "", "hello", "by name hello"},
+		{"b.test", "y", "hello", "by protocol hello"},
+		{"c.test", "", http, "by host " + http},
+		{"d.test", "x", "hello", "rest hello"},
+	} {
+		cfg := &tls.Config{RootCAs: ca.Pool, ServerName: c.name}
+		if c.protocol != "" {
+			cfg.NextProtos = []string{c.protocol}
+		}
+		s := mustDialTLS(t, entryOf(f), cfg)
+		s.Write([]byte(c.says))
+		s.CloseWrite()
+		if got, err := io.ReadAll(s); string(got) != c.want || err != nil {
+			t.Errorf("%s: got %q (%v)", c.name, got, err)
+		}
+	}
+	f.Policy.TLS.ALPN = nil
+	if p := fairlead.AsProblem(r.Fits(f)); p == nil || p.Code != fairlead.CodeIncomplete {
+		t.Errorf("conditions on a protocol that is not offered: %v", p)
+	}
+}
