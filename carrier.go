@@ -66,6 +66,10 @@ type Status struct {
 	Targets []TargetStatus
 	Meter   *Meter // nil where nothing is counted
 
+	// Engine is what in this process carries its connections, and why where it
+	// is not the usual one: "goroutines, because of TLS". "" where none does.
+	Engine string
+
 	// Congestion is which congestion control its connections have where that is
 	// not simply this host's: "cubic on local legs (host default bbr)".
 	Congestion string

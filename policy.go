@@ -24,6 +24,7 @@ type Policy struct {
 
 	// How.
 	By            string // "", "auto", "relay", "kernel"
+	Engine        string // "", "auto", "loops", "goroutines"
 	Front         string // "", "socks", "http", "sni", "original", …
 	AcceptProxy   []netip.Prefix
 	ProxyProtocol int    // 0, 1 or 2

@@ -136,6 +136,7 @@ func (p *program) statusOf(st *control.Status, name string) error {
 		d := talk.Detail{
 			Name: f.Name, State: fairlead.State(f.State), Sentence: f.Expr, Written: f.Source,
 			Owner: f.Owner, Carrier: f.Carrier, Bound: f.Bound, Problem: f.Error.Problem(),
+			Engine:     f.Engine,
 			Congestion: f.Congestion,
 		}
 		if parsed, problems := config.ParseSentence(f.Expr); len(problems) == 0 {

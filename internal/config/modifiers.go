@@ -42,6 +42,7 @@ var (
 	frontWords    = []string{"socks", "http", "sni", "http-host", "alpn", "protocol", "original"}
 	protocolWords = []string{"ssh", "tls", "http", "other"}
 	byWords       = []string{"auto", "relay", "kernel"}
+	engineWords   = []string{"auto", "loops", "goroutines"}
 	policyWords   = []string{"failover", "round-robin", "least-conn", "random", "source-hash"}
 	algWords      = []string{"ftp", "tftp", "sip", "irc", "pptp", "h323", "amanda"}
 	firewallWords = []string{"docker", "ufw", "firewalld"}
@@ -89,6 +90,8 @@ var modifiers = finish([]Modifier{
 		field: scheduleField{}},
 	{Word: "by", Value: "CARRIER", Help: "who carries it", Choices: byWords, kinds: isForward | isNAT,
 		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.By })},
+	{Word: "engine", Value: "ENGINE", Help: "what in this process carries it: loops serve many connections in one goroutine each core", Choices: engineWords, kinds: isForward | isLocal | isRemote,
+		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.Engine })},
 	{Word: "front", Value: "LANGUAGE", Help: "what the clients speak before a target is known", Choices: frontWords, kinds: proxies,
 		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.Front })},
 	{Word: "accept-proxy", Value: "CIDR", Help: "senders whose PROXY protocol header is believed", kinds: proxies, list: true,

@@ -53,6 +53,10 @@ type Forward struct {
 	Expires  *time.Time `json:"expires,omitempty"`
 	Counters *Counters  `json:"counters,omitempty"` // not there where nothing is counted
 
+	// Engine is what in this process carries its connections, and why where it
+	// is not the usual one.
+	Engine string `json:"engine,omitempty"`
+
 	// Congestion is the congestion control of its connections, where it is not
 	// simply the host's.
 	Congestion string `json:"congestion,omitempty"`
@@ -195,6 +199,7 @@ func ForwardOf(s fairlead.Status) Forward {
 		Error:   ProblemOf(s.Problem),
 		Expires: moment(f.Expires),
 
+		Engine:     s.Engine,
 		Congestion: s.Congestion,
 	}
 	if f.Source.Line > 0 && f.Source.File != "" {

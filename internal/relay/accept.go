@@ -135,7 +135,7 @@ func (e *entry) lead(b *binding, c net.Conn, o origin, targets []*target, spent 
 	keepalive(t, ru.f.Policy.Keepalive)
 	ru.passed.Store(true)
 	id := r.table.next()
-	if ru.bandwidth == nil && r.engine.carry(id, ru, to, &o, c, t) {
+	if ru.loops && r.engine.carry(id, ru, to, &o, c, t) {
 		return
 	}
 	fc := &conn{r: r, id: id, rule: ru, to: to, from: o.client, at: o.local, name: o.asked.what(), client: c, target: t}

@@ -166,5 +166,6 @@ func (r *Relay) tuneClient(c net.Conn, ru *rule) {
 func (r *Relay) statusOf(ru *rule) fairlead.Status {
 	s := ru.status()
 	s.Congestion = r.congestionText(ru)
+	s.Engine = r.engineText(ru)
 	return s
 }

@@ -149,6 +149,8 @@ type eventLoop struct {
 	waker int          // an eventfd
 	load  atomic.Int32 // pairs
 
+	carried atomic.Int64 // pairs ever
+
 	// The goroutine's own.
 	buf     *buffer
 	slots   []*pair

@@ -46,6 +46,14 @@ func (ru *rule) left() (s string) {
 	return s
 }
 
+// OnLoops is how many connections event loops have carried.
+func (r *Relay) OnLoops() (n int64) {
+	for _, l := range r.engine.loops {
+		n += l.carried.Load()
+	}
+	return n
+}
+
 // Over is how many connections have ended and wait for their last bytes.
 func (r *Relay) Over() (n int) {
 	for _, c := range r.table.all() {

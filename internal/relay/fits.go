@@ -75,6 +75,15 @@ type condition struct {
 
 var conditions = []condition{
 	{word: "by", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.By, "by", "auto", Name) }},
+	{word: "engine", some: true, said: func(f *fairlead.Forward) string {
+		if why := offLoops(f); why != "" && f.Policy.Engine == engineLoops {
+			return "engine loops with " + why
+		}
+		if f.Policy.Engine == engineGoroutines && f.At.Net&fairlead.UDP != 0 {
+			return "engine goroutines on UDP"
+		}
+		return ""
+	}},
 	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
 	{word: "check", some: true, said: func(f *fairlead.Forward) string {
 		how := f.Policy.Check.How

@@ -81,6 +81,7 @@ const turn = 16
 func (p *pair) open() {
 	r := p.l.r
 	p.movedAt = p.began
+	p.l.carried.Add(1)
 	p.rule.meter.Flows.Add(1)
 	p.rule.meter.Active.Add(1)
 	r.tell(fairlead.Event{Kind: fairlead.EventOpen, Forward: p.rule.f.Name}, p)

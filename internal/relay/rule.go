@@ -45,6 +45,8 @@ type rule struct {
 	bandwidth *throttles
 	schedule  schedule
 
+	loops bool // event loops may carry its TCP connections
+
 	// straight says that a TCP connection needs nothing but a target, so that an
 	// event loop may accept it and connect for it.
 	straight bool
@@ -112,8 +114,9 @@ func (r *Relay) newRule(f *fairlead.Forward, was *rule) *rule {
 		}
 		ru.targets = append(ru.targets, t)
 	}
+	ru.loops = f.Policy.Engine != engineGoroutines && offLoops(f) == ""
 	if _, ok := ru.place.(straightPlace); ok {
-		ru.straight = !ru.routed && !f.Policy.TLS.Terminates() && !f.Policy.TLS.Originates() && ru.bandwidth == nil && f.Policy.Queue == 0
+		ru.straight = !ru.routed && ru.loops && f.Policy.Queue == 0
 	}
 	ru.draw = rand.Float64
 	ru.fill()

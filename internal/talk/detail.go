@@ -21,6 +21,7 @@ type Detail struct {
 	Targets  []TargetRow
 	Expires  time.Duration // from now; 0: never
 
+	Engine     string // what in the process carries it
 	Congestion string // congestion control, where it is not simply the host's
 
 	Active, Queued, Flows, Refused, Dropped int64
@@ -56,6 +57,7 @@ func (p *Printer) Forward(d Detail) error {
 	f.text("carried", prefixed("by ", d.Carrier))
 	f.text("listening", strings.Join(d.Bound, ", "))
 	f.text("reach", d.Reach)
+	f.text("engine", d.Engine)
 	f.text("congestion", d.Congestion)
 	label := "targets"
 	for _, t := range d.Targets {
