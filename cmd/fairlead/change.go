@@ -83,9 +83,10 @@ at its line, and taken back only if it is right.`,
 	rm.Flags().BoolVar(&cut, "cut", false, "end its live connections, too")
 	rm.Flags().BoolVarP(&dry, "dry-run", "n", false, "show the change and make none")
 
+	drain := p.drainCommand()
 	enable := p.switchCommand("enable", "switch a forward on that was disabled", false)
 	disable := p.switchCommand("disable", "switch a forward off and leave it in the file", true)
-	return []*cobra.Command{add, rm, edit, enable, disable}
+	return []*cobra.Command{add, rm, edit, drain, enable, disable}
 }
 
 func (p *program) switchCommand(verb, short string, disabled bool) *cobra.Command {

@@ -143,14 +143,12 @@ func (p *program) statusOf(st *control.Status, name string) error {
 			d.Reach = talk.ReachOf(parsed)
 		}
 		for _, t := range f.Targets {
-			row := talk.TargetRow{Target: t.Target, Up: t.Up}
-			if t.Error != nil {
-				row.Error = t.Error.Text
+			d.Targets = append(d.Targets, targetRow(t))
+			for _, m := range t.Members {
+				row := targetRow(m)
+				row.Member = true
+				d.Targets = append(d.Targets, row)
 			}
-			if t.Since != nil {
-				row.Since = time.Since(*t.Since)
-			}
-			d.Targets = append(d.Targets, row)
 		}
 		if f.Expires != nil {
 			d.Expires = time.Until(*f.Expires)
@@ -161,6 +159,20 @@ func (p *program) statusOf(st *control.Status, name string) error {
 		return p.talk.Forward(d)
 	}
 	return noSuchForward(name)
+}
+
+func targetRow(t control.Target) talk.TargetRow {
+	row := talk.TargetRow{
+		Target: t.Target, Up: t.Up,
+		Active: t.Active, Backup: t.Backup, Draining: t.Draining, Gone: t.Gone,
+	}
+	if t.Error != nil {
+		row.Error = t.Error.Text
+	}
+	if t.Since != nil {
+		row.Since = time.Since(*t.Since)
+	}
+	return row
 }
 
 func (p *program) conns(args []string) error {

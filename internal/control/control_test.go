@@ -134,6 +134,10 @@ func newDesk() *desk {
 				Targets: []fairlead.TargetStatus{
 					{Target: "db-a:5432", Up: true, Since: at("2026-01-02T03:05:00Z")},
 					{Target: "db-b:5432", Problem: refused},
+					{Target: "db-c:5432", Weight: 3, Backup: true, Draining: true, Active: 2},
+					{Target: "db.lan:5432", Up: true, Active: 1, Members: []fairlead.TargetStatus{
+						{Target: "10.0.0.7:5432", Up: true, Active: 1}, {Target: "10.0.0.8:5432", Draining: true, Gone: true},
+					}},
 				},
 			},
 			{

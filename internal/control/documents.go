@@ -68,6 +68,13 @@ type Target struct {
 	Up     bool       `json:"up"` // false without an error: not tried yet
 	Error  *Problem   `json:"error,omitempty"`
 	Since  *time.Time `json:"since,omitempty"`
+
+	Active   int64    `json:"active"` // connections now
+	Weight   int      `json:"weight,omitempty"`
+	Backup   bool     `json:"backup,omitempty"`
+	Draining bool     `json:"draining,omitempty"` // no new connections
+	Gone     bool     `json:"gone,omitempty"`     // DNS names it no more
+	Members  []Target `json:"members,omitempty"`  // what it stands for
 }
 
 // Counters count what a forward carried; all but Active and Queued only grow.
@@ -206,13 +213,24 @@ func ForwardOf(s fairlead.Status) Forward {
 		j.Source = fmt.Sprintf("%s:%d", f.Source.File, f.Source.Line)
 	}
 	for i, t := range s.Targets {
-		j.Targets[i] = Target{t.Target, t.Up, ProblemOf(t.Problem), moment(t.Since)}
+		j.Targets[i] = targetOf(t)
 	}
 	if m := s.Meter; m != nil {
 		j.Counters = &Counters{
 			Flows: m.Flows.Load(), Active: m.Active.Load(), Refused: m.Refused.Load(),
 			BytesIn: m.In.Load(), BytesOut: m.Out.Load(), Dropped: m.Dropped.Load(), Queued: m.Queued.Load(),
 		}
+	}
+	return j
+}
+
+func targetOf(t fairlead.TargetStatus) Target {
+	j := Target{
+		Target: t.Target, Up: t.Up, Error: ProblemOf(t.Problem), Since: moment(t.Since),
+		Active: t.Active, Weight: t.Weight, Backup: t.Backup, Draining: t.Draining, Gone: t.Gone,
+	}
+	for _, m := range t.Members {
+		j.Members = append(j.Members, targetOf(m))
 	}
 	return j
 }

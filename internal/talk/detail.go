@@ -36,6 +36,12 @@ type TargetRow struct {
 	Up     bool
 	Error  string // why it is not up; "" with Up false: not tried yet
 	Since  time.Duration
+
+	Active   int64 // connections now
+	Backup   bool
+	Draining bool // it gets no new connections
+	Gone     bool // DNS names it no more
+	Member   bool
 }
 
 // Forward prints everything about one forward as labels and values.
@@ -66,7 +72,11 @@ func (p *Printer) Forward(d Detail) error {
 			label = ""
 			continue
 		}
-		l.tabs(&b, "target", t.Target, t.word(), decimal(int64(t.Since/time.Second)), t.Error)
+		kind := "target"
+		if t.Member {
+			kind = "member"
+		}
+		l.tabs(&b, kind, t.Target, t.word(), decimal(int64(t.Since/time.Second)), t.Error, decimal(t.Active))
 	}
 	if f.plain {
 		for _, n := range []struct {
@@ -139,6 +149,8 @@ func (f fields) whole(label, value string) {
 func (f fields) target(label string, t TargetRow) {
 	state := fairlead.Broken
 	switch {
+	case t.Draining:
+		state = fairlead.Disabled
 	case t.Up:
 		state = fairlead.Passing
 	case t.Error == "":
@@ -146,17 +158,35 @@ func (f fields) target(label string, t TargetRow) {
 	}
 	glyph, colour := f.stateMark(state)
 	text := t.Target + " " + t.word()
-	if t.Since > 0 {
+	if t.Since > 0 && !t.Draining {
 		text += " for " + Duration(t.Since)
+	}
+	if t.Backup {
+		text += ", a backup"
+	}
+	if t.Draining && t.Active > 0 {
+		text += ", " + Count(t.Active, "connection") + " left"
+	} else if t.Active > 0 {
+		text += ", " + Count(t.Active, "connection")
 	}
 	if t.Error != "" {
 		text += ": " + t.Error
 	}
-	f.paragraph(f.b, pad(label, fieldWidth)+f.paint(colour, glyph)+" ", fieldWidth+2, fieldWidth+2, text)
+	indent := 0
+	if t.Member {
+		indent = 2
+	}
+	f.paragraph(f.b, pad(label, fieldWidth+indent)+f.paint(colour, glyph)+" ", fieldWidth+indent+2, fieldWidth+indent+2, text)
 }
 
 func (t TargetRow) word() string {
 	switch {
+	case t.Gone:
+		return "gone from DNS"
+	case t.Draining && t.Active == 0:
+		return "drained"
+	case t.Draining:
+		return "draining"
 	case t.Up:
 		return "up"
 	case t.Error != "":

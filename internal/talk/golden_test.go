@@ -330,7 +330,12 @@ func TestDetailKeepsItsForm(t *testing.T) {
 		Targets: []TargetRow{
 			{Target: "db-a:5432", Up: true, Since: 76 * time.Hour},
 			{Target: "db-b:5432", Error: "refuses connections (RST in 0.4 ms): the machine is up, and nothing listens there", Since: 4 * time.Minute},
-			{Target: "db-c:5432"}},
+			{Target: "db-c:5432"},
+			{Target: "db-d:5432", Up: true, Since: time.Hour, Draining: true, Active: 3},
+			{Target: "db-e:5432", Up: true, Since: time.Hour, Backup: true, Active: 1},
+			{Target: "db.lan:5432", Up: true, Active: 2},
+			{Target: "10.0.0.7:5432", Member: true, Up: true, Since: time.Minute, Active: 1},
+			{Target: "10.0.0.8:5432", Member: true, Draining: true, Gone: true, Active: 1}},
 		Active: 3, Flows: 1204, Refused: 1, Dropped: 2, In: 200_000, Out: 1_000_000, Expires: 2 * time.Hour,
 		Problem: problems["target-refuses"][0],
 	}
