@@ -102,7 +102,7 @@ func bannerPeer(t testing.TB, text string) *lab.Peer {
 	return lab.Serve(t, lab.At{}, lab.Banner(text))
 }
 
-// says is what comes back for text, sent in pieces of that size.
+// saysOver is what comes back for text, sent in pieces of that size.
 func saysOver(t testing.TB, address, text string, piece int) (string, error) {
 	c := dial(t, address)
 	defer c.Close()
@@ -425,6 +425,24 @@ func TestTargetsOfOneNameShareItsClients(t *testing.T) {
 	}
 	if got["a"] != 5 || got["b"] != 5 {
 		t.Errorf("%v", got)
+	}
+}
+
+// The first bytes come behind the header of a sender that is believed, and the
+// client is the one that the header names.
+func TestConditionsHoldBehindAProxyHeader(t *testing.T) {
+	lab.CheckLeaks(t)
+	ours, all, rest := plainPeer(t, "ours"), plainPeer(t, "all"), plainPeer(t, "rest")
+	r := newRelay(t, relay.Config{})
+	f := mixed(t, never, to(ours.Address, protocol("ssh"), from("192.0.2.0/24")), to(all.Address, protocol("ssh")), to(rest.Address))
+	f.Policy.AcceptProxy = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	for client, want := range map[string]string{"192.0.2.1": "ours", "198.51.100.1": "all"} {
+		const banner = "SSH-2.0-x\r\n"
+		got, err := saysOver(t, entryOf(f), "PROXY TCP4 "+client+" 198.51.100.2 4711 22\r\n"+banner, 1)
+		if err != nil || got != want+" "+banner {
+			t.Errorf("%s: got %q (%v), want %s", client, got, err, want)
+		}
 	}
 }
 
