@@ -152,6 +152,7 @@ const (
 	Lifetime        Reason = "lifetime" // max-lifetime was reached
 	Killed          Reason = "killed"
 	Shutdown        Reason = "shutdown"    // the program or the forward ended
+	Completed       Reason = "completed"   // a UDP session had the replies that its requests expect
 	Evicted         Reason = "evicted"     // a newer UDP session took the place
 	Denied          Reason = "denied"      // the client's address may not
 	Limited         Reason = "limited"     // a limit on connections was reached

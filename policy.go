@@ -56,6 +56,10 @@ type Policy struct {
 	Keepalive   time.Duration // silence after which a peer is asked whether it lives
 	For         time.Duration // life of the forward itself
 
+	// UDP sessions.
+	Requests int // datagrams of a client after which its next one begins another session
+	Replies  int // answers to each of them; when all have come the session ends. NoReplies: none is expected
+
 	// Bytes a second: of the forward, of each connection, and of one address
 	// (IPv6: one /64) together.
 	Bandwidth, BandwidthPerConn, BandwidthPerSource Bandwidth
@@ -65,6 +69,9 @@ type Policy struct {
 	KeyFile string // tunnel: the relay's own key
 	Users   []User
 }
+
+// NoReplies says that a target does not answer, as one that collects logs.
+const NoReplies = -1
 
 // Off as a duration switches a limit off that would hold otherwise.
 const Off time.Duration = -1

@@ -64,10 +64,12 @@ func appendPair(b []byte, word, value string) []byte {
 	return appendWord(append(b, ' '), value)
 }
 
-// A count is a whole number from 1 on, with a unit behind it if it has one.
+// A count is a whole number from 1 on, with a unit behind it if it has one, or
+// the word for none where that can be said.
 type count struct {
 	at   func(*fairlead.Forward) *int
 	unit string
+	none int // what is set for "none"; 0: it cannot be said
 }
 
 // maxCount is far more than any machine has of anything that is counted here.
@@ -78,12 +80,20 @@ func (c count) parse(p *parser, m *Modifier, word token, f *fairlead.Forward) bo
 	if !ok {
 		return false
 	}
+	if c.none != 0 && t.text == "none" {
+		*c.at(f) = c.none
+		return true
+	}
 	digits, ok := strings.CutSuffix(t.text, c.unit)
 	if !ok && isNumber(t.text) {
 		p.badValue(t, "a rate", "did you mean "+quoted(t.text+c.unit)+"?")
 		return false
 	}
 	n, err := strconv.Atoi(digits)
+	if c.none != 0 && err == nil && n == 0 {
+		p.badValue(t, "a count", `did you mean "none"?`)
+		return false
+	}
 	if err != nil || n < 1 || n > maxCount || !isNumber(digits) {
 		p.badValue(t, "a count", "a whole number from 1 on"+c.tail())
 		return false
@@ -104,7 +114,10 @@ func (c count) copy(to, from *fairlead.Forward) { *c.at(to) = *c.at(from) }
 
 func (c count) print(b []byte, word string, f *fairlead.Forward) []byte {
 	b = append(append(append(b, ' '), word...), ' ')
-	return append(strconv.AppendInt(b, int64(*c.at(f)), 10), c.unit...)
+	if n := *c.at(f); n != c.none {
+		return append(strconv.AppendInt(b, int64(n), 10), c.unit...)
+	}
+	return append(b, "none"...)
 }
 
 // A duration is a time above zero, or "off" where that can be said.

@@ -131,7 +131,7 @@ func TestEveryModifierIsReadByAKindThatKnowsIt(t *testing.T) {
 		"tls-cert": "/c", "tls-client-ca": "/ca tls-cert /c", "tls-alpn": "h2,http/1.1 tls-cert /c", "tls-acme": "a.net",
 		"acme-directory": "https://a.net/dir tls-acme a.net", "acme-email": "ops@a.net tls-acme a.net", "acme-ca": "/ca tls-acme a.net",
 		"target-name": "a.net target-tls", "target-ca": "/ca target-tls", "target-cert": "/c target-tls", "target-key": "/k target-tls target-cert /c",
-		"weight": "3", "slow-start": "30s",
+		"weight": "3", "slow-start": "30s", "requests": "1", "replies": "none",
 	}
 	for _, m := range Modifiers() {
 		if m.Help == "" || strings.HasSuffix(m.Help, ".") || len(m.Kinds) == 0 {

@@ -184,8 +184,12 @@ func (w *jsonWriter) modifiers(f *fairlead.Forward) {
 		case choice:
 			w.field(m.Word, *field(f))
 		case count:
-			w.key(m.Word)
-			w.raw(itoa(*field.at(f)))
+			if n := *field.at(f); n == field.none {
+				w.field(m.Word, "none")
+			} else {
+				w.key(m.Word)
+				w.raw(itoa(n))
+			}
 		case duration:
 			w.field(m.Word, string(appendDuration(nil, *field.at(f))))
 		case prefixes:

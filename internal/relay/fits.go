@@ -95,12 +95,8 @@ var conditions = []condition{
 	{word: "front", some: true, said: func(f *fairlead.Forward) string {
 		return unless(f.Policy.Front, "front", "sni", "http-host", "alpn", "protocol")
 	}},
-	{word: "accept-proxy", some: true, said: func(f *fairlead.Forward) string {
-		if len(f.Policy.AcceptProxy) > 0 && f.At.Net&fairlead.UDP != 0 {
-			return "accept-proxy on UDP"
-		}
-		return ""
-	}},
+	{word: "requests", some: true, said: func(f *fairlead.Forward) string { return needsUDP(f, f.Policy.Requests, "requests") }},
+	{word: "replies", some: true, said: func(f *fairlead.Forward) string { return needsUDP(f, f.Policy.Replies, "replies") }},
 	{word: "proxy-protocol", some: true, said: func(f *fairlead.Forward) string {
 		if f.Policy.ProxyProtocol == 1 && f.At.Net&fairlead.UDP != 0 {
 			return "proxy-protocol v1 on UDP" // it has no words for datagrams
@@ -148,6 +144,14 @@ var conditions = []condition{
 		}
 		return ""
 	}},
+}
+
+// needsUDP is a word about datagrams where there are none.
+func needsUDP(f *fairlead.Forward, said int, word string) string {
+	if said != 0 && f.At.Net&fairlead.UDP == 0 {
+		return word + " without UDP"
+	}
+	return ""
 }
 
 func never(word string, said func(p *fairlead.Policy) bool) condition {

@@ -109,12 +109,15 @@ func newUDPEntry(e *entry, c *net.UDPConn) *udpEntry {
 	return u
 }
 
-// find is the live conversation k, nil where there is none. The caller holds
-// u.mu.
-func (u *udpEntry) find(k *sessionKey) *session {
+// take is the live conversation k, for one more datagram of the client; nil
+// where there is none. The caller holds u.mu.
+func (u *udpEntry) take(k *sessionKey) *session {
 	s := u.sessions[*k]
 	if s == nil || s.over.Load() {
 		return nil
+	}
+	if s.counts && s.asked() {
+		delete(u.sessions, *k) // it waits for answers; the next datagram is another's
 	}
 	return s
 }
@@ -124,7 +127,7 @@ func (u *udpEntry) find(k *sessionKey) *session {
 func (u *udpEntry) session(a *arrived) *session {
 	k := a.key()
 	u.mu.Lock()
-	s := u.find(&k)
+	s := u.take(&k)
 	if s != nil {
 		u.touch(s)
 	}
@@ -138,11 +141,14 @@ func (u *udpEntry) session(a *arrived) *session {
 	ru := b.rule
 	client := k.client.Addr()
 	targets := ru.choose(client)
-	shown := netip.AddrPortFrom(zoned(client, k.scope), k.client.Port())
+	sender := netip.AddrPortFrom(zoned(a.sender.Addr(), k.scope), a.sender.Port())
+	shown := sender
+	if a.told != nil {
+		shown = k.client
+	}
 	// A datagram that claims to come from a listener of ours would have its
 	// answer forwarded, and that one's answer, for ever.
-	if !ru.allowed(client) || len(targets) == 0 || u.e.r.entryAt("udp", shown) != nil ||
-		a.told != nil && u.e.r.entryAt("udp", a.sender) != nil {
+	if !ru.allowed(client) || len(targets) == 0 || u.e.r.entryAt("udp", sender) != nil {
 		ru.meter.Refused.Add(1)
 		return nil
 	}
@@ -162,7 +168,8 @@ func (u *udpEntry) session(a *arrived) *session {
 	}
 	s = &session{
 		u: u, id: u.e.r.table.next(), b: b, key: k, client: shown, began: time.Now(),
-		local: netip.AddrPortFrom(k.local, u.e.key.at.Port()),
+		local:  netip.AddrPortFrom(k.local, u.e.key.at.Port()),
+		counts: ru.f.Policy.Requests != 0 || ru.f.Policy.Replies != 0,
 	}
 	if u.any {
 		s.source = sock.SourceInfo(k.local, a.ifindex)
@@ -183,7 +190,9 @@ func (u *udpEntry) session(a *arrived) *session {
 		s.giveBack()
 		return nil
 	}
-	u.sessions[k] = s
+	if !s.counts || !s.asked() {
+		u.sessions[k] = s
+	}
 	s.inUsed = u.used.PushFront(s)
 	key := sourceKey(client)
 	if u.sources[key] == nil {
@@ -323,7 +332,9 @@ type session struct {
 	client netip.AddrPort // with its zone
 	local  netip.AddrPort // what it asked
 	source []byte         // control data that answers from the address asked
+	told   *origin        // what a sender that is believed last said; nil: nothing
 	header []byte         // goes before each datagram to the target; nil: none
+	counts bool           // requests and replies
 	began  time.Time
 	link   udpLink // the event loop's
 	hand   udpHand // the goroutines'
@@ -351,6 +362,7 @@ type session struct {
 
 // introduce sets what each datagram tells the target about the client.
 func (s *session) introduce(told *origin) {
+	s.told = told
 	v := s.b.rule.f.Policy.ProxyProtocol
 	if v == 0 {
 		return
@@ -360,6 +372,26 @@ func (s *session) introduce(told *origin) {
 		o = *told
 	}
 	s.header, _ = o.header(v, "udp") // what was read, and addresses alone, always fit
+}
+
+// asked counts a datagram of the client, and reports whether it is the last
+// one that the session takes.
+func (s *session) asked() bool {
+	n, limit := s.requests.Add(1), int64(s.b.rule.f.Policy.Requests)
+	return limit > 0 && n >= limit
+}
+
+// complete ends a session that has all the answers that it expects, once all
+// of its datagrams have left.
+func (s *session) complete() {
+	p := &s.b.rule.f.Policy
+	n := s.requests.Load()
+	if p.Replies == 0 || n < int64(p.Requests) {
+		return
+	}
+	if s.replies.Load() >= n*int64(max(p.Replies, 0)) {
+		s.finish(fairlead.Completed)
+	}
 }
 
 // dial connects the session to its target and sends what has waited.

@@ -21,7 +21,11 @@ func (l *udpLoop) fromClients(x *udpSocket) {
 	}
 	l.sort(x, n)
 	for _, c := range l.fresh {
-		l.pieces[c.piece].s = x.u.session(&c.from)
+		p := &l.pieces[c.piece]
+		if p.s = x.u.session(&c.from); p.s != nil {
+			p.s.speaksFor(c.from.told)
+			p.head = p.s.header
+		}
 	}
 	for i := range l.pieces {
 		s := l.pieces[i].s
@@ -46,34 +50,72 @@ func (l *udpLoop) fromClients(x *udpSocket) {
 // sort finds whose the n datagrams are that x has received.
 func (l *udpLoop) sort(x *udpSocket, n int) {
 	u := x.u
+	ru := u.e.rule.Load().rule
+	heralds := len(ru.f.Policy.AcceptProxy) > 0
+	// Datagrams of a train that are counted, or each have a header, go one by one.
+	apart := heralds || ru.f.Policy.Requests != 0 || ru.f.Policy.Replies != 0
 	var before *sock.Address // the datagram before this one
 	var local netip.Addr     // what it asked
-	var s *session           // and whose it was
+	var s *session           // and whose it was; nil: has to be looked up
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range n {
 		says := l.in.Arrival(i)
 		if says.Counted {
-			u.e.rule.Load().rule.meter.Dropped.Add(int64(says.Missed - x.missed))
+			ru.meter.Dropped.Add(int64(says.Missed - x.missed))
 			x.missed = says.Missed
 		}
 		from := l.in.Sender(i)
-		p := piece{body: l.in.Bytes(i), segment: says.Segment}
-		if s == nil || !from.Same(before) || says.Local != local {
-			a, ok := l.arrived(u, from, &says)
-			if !ok {
-				continue
-			}
-			before, local = from, says.Local
-			k := a.key()
-			if s = u.find(&k); s == nil {
-				l.fresh = append(l.fresh, newcomer{int32(len(l.pieces)), a})
-			} else if since := int64(l.now.Sub(s.began)); s.last.Swap(since) != since {
-				u.touch(s)
-			}
+		p := piece{s: s, body: l.in.Bytes(i), segment: says.Segment}
+		if s != nil && from.Same(before) && says.Local == local {
+			p.head = s.header
+			l.pieces = append(l.pieces, p)
+			continue
 		}
-		p.s = s
-		l.pieces = append(l.pieces, p)
+		a, ok := l.arrived(u, from, &says)
+		switch {
+		case !ok:
+			continue
+		case apart:
+			p.each(func(d []byte) {
+				if d, ok := u.introduced(&x.herald, ru, &a, d); ok {
+					l.find(u, &a, piece{body: d})
+				}
+			})
+			s = nil
+			continue
+		}
+		if s = l.find(u, &a, p); s != nil && s.counts {
+			s.requests.Add(int64(p.count()) - 1)
+			s = nil // has begun under another rule; each is counted
+		}
+		before, local = from, says.Local
+	}
+}
+
+// find notes p as one of whoever a says, and returns the session if there is
+// one already. The caller holds u.mu.
+func (l *udpLoop) find(u *udpEntry, a *arrived, p piece) *session {
+	k := a.key()
+	s := u.take(&k)
+	if p.s = s; s == nil {
+		l.fresh = append(l.fresh, newcomer{int32(len(l.pieces)), *a})
+	} else {
+		if since := int64(l.now.Sub(s.began)); s.last.Swap(since) != since {
+			u.touch(s)
+		}
+		s.speaksFor(a.told)
+		p.head = s.header
+	}
+	l.pieces = append(l.pieces, p)
+	return s
+}
+
+// speaksFor notes that the sender said something else of the client than
+// before.
+func (s *session) speaksFor(told *origin) {
+	if told != s.told {
+		s.introduce(told)
 	}
 }
 
@@ -98,22 +140,27 @@ func (l *udpLoop) toTarget(s *session, pieces []piece, which []int32) {
 		return
 	}
 	limited := s.throttle.limits(up)
-	split := limited || len(s.header) > 0 || k.noTrains[toTarget]
+	split := limited || k.noTrains[toTarget]
+	var head []byte
 	put := func(d []byte) {
 		if limited && !s.throttle.try(up, len(d)) {
 			s.sent(0, 1)
 			return
 		}
-		l.put(k.socket, toTarget, piece{s: s, body: d})
+		l.put(k.socket, toTarget, piece{s: s, head: head, body: d})
 	}
 	for _, i := range which {
-		if p := &pieces[i]; split {
+		if p := &pieces[i]; split || p.segment > 0 && len(p.head) > 0 {
+			head = p.head
 			p.each(put)
 		} else {
 			l.put(k.socket, toTarget, *p)
 		}
 	}
 	l.flush(k.socket, toTarget)
+	if s.counts {
+		s.complete()
+	}
 }
 
 // toUnlinked keeps what came during the dial, or leaves it to a ferry.
@@ -123,7 +170,7 @@ func (l *udpLoop) toUnlinked(s *session, pieces []piece, which []int32) {
 	for _, i := range which {
 		pieces[i].each(func(d []byte) {
 			if f := s.link.ferry; f != nil {
-				f.take(d)
+				f.take(pieces[i].head, d)
 			} else {
 				s.wait(d)
 			}
@@ -215,6 +262,12 @@ func (l *udpLoop) toClients(x *udpSocket) {
 		}
 	}
 	l.flush(x.fd, toClient)
+	for i := range x.answers {
+		if p := &x.answers[i]; p.s.counts {
+			p.s.replies.Add(int64(p.count()))
+			p.s.complete()
+		}
+	}
 }
 
 // A way is a direction.
@@ -244,11 +297,11 @@ func (o *load) add(w way, p piece, train bool) {
 	o.pieces = append(o.pieces, p)
 	train = train && n > 0 && p.segment == 0 && o.pieces[n-1].s == p.s
 	switch {
-	case train && w == toTarget && o.d.Join(p.s.header, p.body), train && w == toClient && o.d.Join(nil, p.body):
+	case train && w == toTarget && o.d.Join(p.head, p.body), train && w == toClient && o.d.Join(nil, p.body):
 		o.ends[len(o.ends)-1]++
 		return
 	case w == toTarget:
-		o.d.Add(p.s.header, p.body, nil, nil, p.segment)
+		o.d.Add(p.head, p.body, nil, nil, p.segment)
 	default:
 		o.d.Add(nil, p.body, &p.s.link.to, p.s.source, p.segment)
 	}
@@ -338,7 +391,7 @@ func (l *udpLoop) sendApart(fd int, w way, train []piece) {
 				l.send(fd, w, &l.apart)
 				l.apart.reset()
 			}
-			l.apart.add(w, piece{s: p.s, body: d}, false)
+			l.apart.add(w, piece{s: p.s, head: p.head, body: d}, false)
 		})
 	}
 	l.send(fd, w, &l.apart)

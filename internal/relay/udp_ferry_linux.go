@@ -15,15 +15,18 @@ type ferry struct {
 	s  *session
 	up net.Conn
 
-	queue  chan []byte  // for the target; the loop alone sends and closes
+	queue  chan cargo   // for the target; the loop alone sends and closes
 	behind atomic.Int64 // answers that the loop has not taken yet
 }
+
+// A cargo is a datagram for the target.
+type cargo struct{ head, body []byte }
 
 // ferryRoom is how many datagrams wait in each direction.
 const ferryRoom = 64
 
 func (l *udpLoop) startFerry(s *session, up net.Conn) {
-	f := &ferry{l: l, s: s, up: up, queue: make(chan []byte, ferryRoom)}
+	f := &ferry{l: l, s: s, up: up, queue: make(chan cargo, ferryRoom)}
 	begun := l.do(func() {
 		if s.over.Load() {
 			close(f.queue)
@@ -32,7 +35,7 @@ func (l *udpLoop) startFerry(s *session, up net.Conn) {
 		}
 		s.link.ferry = f
 		for _, d := range s.waited() {
-			f.take(d)
+			f.take(s.header, d)
 		}
 	})
 	if !begun { // the relay is closing
@@ -44,25 +47,28 @@ func (l *udpLoop) startFerry(s *session, up net.Conn) {
 }
 
 // take takes a datagram from the loop.
-func (f *ferry) take(d []byte) {
+func (f *ferry) take(head, d []byte) {
 	select {
-	case f.queue <- append([]byte(nil), d...):
+	case f.queue <- cargo{head, append([]byte(nil), d...)}:
 	default:
 		f.s.sent(0, 1)
 	}
 }
 
 func (f *ferry) write() {
-	for d := range f.queue {
-		n := len(d)
+	for c := range f.queue {
+		n := len(c.body)
 		if !f.s.throttle.try(up, n) {
 			f.s.sent(0, 1)
 			continue
 		}
-		if _, err := f.up.Write(append(f.s.header[:len(f.s.header):len(f.s.header)], d...)); err != nil {
+		if _, err := f.up.Write(append(c.head[:len(c.head):len(c.head)], c.body...)); err != nil {
 			f.s.sent(0, 1)
 		} else {
 			f.s.sent(n, 0)
+		}
+		if f.s.counts && len(f.queue) == 0 {
+			f.s.complete()
 		}
 	}
 }

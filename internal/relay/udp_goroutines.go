@@ -49,6 +49,7 @@ func (l *udpReader) receive() {
 	u := l.u
 	buf, oob := make([]byte, datagramSize), make([]byte, sock.PacketInfoSize)
 	out := newOutlet()
+	var h herald
 	for {
 		n, oobn, _, from, err := l.c.ReadMsgUDPAddrPort(buf, oob)
 		if err != nil {
@@ -70,8 +71,12 @@ func (l *udpReader) receive() {
 		if !a.local.IsValid() {
 			a.local = u.e.key.at.Addr()
 		}
+		d, ok := u.introduced(&h, u.e.rule.Load().rule, &a, buf[:n])
+		if !ok {
+			continue
+		}
 		if s := u.session(&a); s != nil {
-			s.send(buf[:n], out)
+			s.send(d, a.told, out)
 		}
 	}
 }
@@ -109,10 +114,13 @@ func (l *udpReader) begin(s *session, up net.Conn) {
 		}
 	}
 	s.u.e.r.wg.Go(s.readAnswers)
+	if s.counts {
+		s.complete()
+	}
 }
 
 // send takes a datagram from the client to the target.
-func (s *session) send(d []byte, out *outlet) {
+func (s *session) send(d []byte, told *origin, out *outlet) {
 	s.last.Store(int64(time.Since(s.began)))
 	s.mu.Lock()
 	ready := s.hand.ready
@@ -120,8 +128,15 @@ func (s *session) send(d []byte, out *outlet) {
 		s.wait(d)
 	}
 	s.mu.Unlock()
-	if ready {
-		s.write(d, out)
+	if !ready {
+		return
+	}
+	if told != s.told {
+		s.introduce(told)
+	}
+	s.write(d, out)
+	if s.counts {
+		s.complete()
 	}
 }
 
@@ -192,6 +207,10 @@ func (s *session) answer(l *udpReader, d []byte) {
 		return
 	}
 	s.answered(len(d), 0)
+	if s.counts {
+		s.replies.Add(1)
+		s.complete()
+	}
 }
 
 func (l *udpReader) release(s *session, keep bool) {

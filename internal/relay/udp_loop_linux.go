@@ -112,6 +112,7 @@ type slot struct {
 // A piece is a datagram, or a train of them, on its way.
 type piece struct {
 	s       *session
+	head    []byte // goes before it
 	body    []byte
 	segment int // size of a train's datagrams but the last; 0 for a single one
 }
@@ -142,6 +143,7 @@ type newcomer struct {
 
 // A udpSocket is a listening socket on a loop.
 type udpSocket struct {
+	herald  herald
 	l       *udpLoop
 	u       *udpEntry
 	fd      int // -1 once it is closed
@@ -380,7 +382,10 @@ func (l *udpLoop) link(s *session, fd int) {
 	}
 	k.slot = i
 	for _, d := range s.waited() {
-		l.toTarget(s, []piece{{s: s, body: d}}, []int32{0})
+		l.toTarget(s, []piece{{s: s, head: s.header, body: d}}, []int32{0})
+	}
+	if s.counts {
+		s.complete()
 	}
 }
 
