@@ -90,3 +90,14 @@ func (r *Relay) KeepaliveOf() (d time.Duration) {
 	}
 	return d
 }
+
+// Pause has the event loops of UDP do nothing until resume is called.
+func (r *Relay) Pause() (resume func()) {
+	gate := make(chan struct{})
+	for _, l := range r.udp.loops {
+		paused := make(chan struct{})
+		l.do(func() { close(paused); <-gate })
+		<-paused
+	}
+	return func() { close(gate) }
+}

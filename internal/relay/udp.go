@@ -49,6 +49,9 @@ type udpEntry struct {
 type datagramServer interface {
 	// serve begins to receive from clients.
 	serve()
+	// dial connects s to t at once where there is nothing to wait for, and
+	// begins; it returns false where somebody else has to.
+	dial(s *session, t *target) bool
 	// begin sends what has waited for s to be dialed and from then on takes
 	// the answers of up, which it owns.
 	begin(s *session, up net.Conn)
@@ -180,12 +183,9 @@ func (u *udpEntry) session(a *arrived) *session {
 	s.introduce(a.told)
 	s.address(a)
 	s.throttle = ru.bandwidth.join(client)
-	ctx, stop := b.rule.dialContext(u.e.r.ctx, 0)
-	s.stop = stop
 	u.mu.Lock()
 	if u.closed {
 		u.mu.Unlock()
-		stop()
 		s.throttle.leave()
 		s.giveBack()
 		return nil
@@ -205,8 +205,10 @@ func (u *udpEntry) session(a *arrived) *session {
 	ru.meter.Flows.Add(1)
 	ru.meter.Active.Add(1)
 	u.e.r.table.add(s)
-	u.dialing.Add(1)
-	u.e.r.wg.Go(func() { s.dial(ctx, targets) })
+	if targets = ru.order(targets, client); !u.server.dial(s, targets[0]) {
+		u.dialing.Add(1)
+		u.e.r.wg.Go(func() { s.dial(targets) })
+	}
 	return s
 }
 
@@ -344,7 +346,8 @@ type session struct {
 	in, out  atomic.Int64
 	last     atomic.Int64 // when a datagram passed last, in nanoseconds since began
 	requests atomic.Int64 // datagrams of the client, where they are counted
-	replies  atomic.Int64 // and of the target
+	handled  atomic.Int64 // of these, those that have left or never will
+	replies  atomic.Int64 // datagrams of the target
 	refused  atomic.Bool  // the target said that nothing listens, and nothing since
 	proved   atomic.Bool  // the target has answered
 	over     atomic.Bool  // is set with mu held
@@ -381,12 +384,20 @@ func (s *session) asked() bool {
 	return limit > 0 && n >= limit
 }
 
-// complete ends a session that has all the answers that it expects, once all
-// of its datagrams have left.
+// settle notes that n of the client's datagrams have left, or never will, and
+// ends the session if it now has all the answers that it expects.
+func (s *session) settle(n int) {
+	if s.counts {
+		s.handled.Add(int64(n))
+		s.complete()
+	}
+}
+
+// complete ends the session if it has all the answers that it expects.
 func (s *session) complete() {
 	p := &s.b.rule.f.Policy
 	n := s.requests.Load()
-	if p.Replies == 0 || n < int64(p.Requests) {
+	if p.Replies == 0 || n < int64(p.Requests) || n > s.handled.Load() {
 		return
 	}
 	if s.replies.Load() >= n*int64(max(p.Replies, 0)) {
@@ -394,14 +405,22 @@ func (s *session) complete() {
 	}
 }
 
-// dial connects the session to its target and sends what has waited.
-func (s *session) dial(ctx context.Context, targets []*target) {
+// dial connects the session to the first of targets that can be had, and sends
+// what has waited.
+func (s *session) dial(targets []*target) {
 	r := s.u.e.r
 	defer s.u.dialing.Add(-1)
+	ctx, stop := s.b.rule.dialContext(r.ctx, 0)
+	defer stop()
+	s.mu.Lock()
+	if s.stop = stop; s.over.Load() {
+		stop()
+	}
+	s.mu.Unlock()
 	var up net.Conn
 	var chosen *target
 	var err error
-	for _, t := range s.b.rule.order(targets, s.key.client.Addr()) {
+	for _, t := range targets {
 		if up, err = r.dialDatagrams(ctx, s.b, s.key.client, t); err == nil {
 			chosen = t
 			break
@@ -418,7 +437,7 @@ func (s *session) dial(ctx context.Context, targets []*target) {
 		s.undialed()
 		return
 	}
-	if !s.connected(up, chosen) {
+	if !s.connected(sock.AddrPort(up.RemoteAddr()), chosen) {
 		up.Close()
 		s.undialed()
 		return
@@ -440,15 +459,14 @@ func (r *Relay) dialDatagrams(ctx context.Context, b *binding, client netip.Addr
 
 // connected notes the target that was dialed, unless the session has ended
 // meanwhile.
-func (s *session) connected(up net.Conn, t *target) bool {
+func (s *session) connected(to netip.AddrPort, t *target) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stop() // releases what the time limit held
 	s.stop = nil
 	if s.over.Load() {
 		return false
 	}
-	s.target, s.far = t, sock.AddrPort(up.RemoteAddr())
+	s.target, s.far = t, to
 	t.active.Add(1)
 	// Told under the lock, so that the end is told afterwards.
 	d := s.describeLocked()
@@ -473,6 +491,7 @@ func (s *session) giveBack() { s.u.e.r.crowd.leave(sourceKey(s.key.client.Addr()
 func (s *session) wait(d []byte) {
 	if s.over.Load() || len(s.waiting) >= maxWaiting || s.u.waiting.Load()+int64(len(d)) > maxWaitingBytes {
 		s.b.rule.meter.Dropped.Add(1)
+		s.handled.Add(1)
 		return
 	}
 	s.u.waiting.Add(int64(len(d)))

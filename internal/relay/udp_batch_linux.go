@@ -159,7 +159,11 @@ func (l *udpLoop) toTarget(s *session, pieces []piece, which []int32) {
 	}
 	l.flush(k.socket, toTarget)
 	if s.counts {
-		s.complete()
+		n := 0
+		for _, i := range which {
+			n += pieces[i].count()
+		}
+		s.settle(n)
 	}
 }
 

@@ -52,6 +52,7 @@ func (f *ferry) take(head, d []byte) {
 	case f.queue <- cargo{head, append([]byte(nil), d...)}:
 	default:
 		f.s.sent(0, 1)
+		f.s.settle(1)
 	}
 }
 
@@ -60,6 +61,7 @@ func (f *ferry) write() {
 		n := len(c.body)
 		if !f.s.throttle.try(up, n) {
 			f.s.sent(0, 1)
+			f.s.settle(1)
 			continue
 		}
 		if _, err := f.up.Write(append(c.head[:len(c.head):len(c.head)], c.body...)); err != nil {
@@ -67,9 +69,7 @@ func (f *ferry) write() {
 		} else {
 			f.s.sent(n, 0)
 		}
-		if f.s.counts && len(f.queue) == 0 {
-			f.s.complete()
-		}
+		f.s.settle(1)
 	}
 }
 

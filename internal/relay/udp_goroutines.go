@@ -39,7 +39,10 @@ func newUDPReader(u *udpEntry, c *net.UDPConn) *udpReader {
 
 func (l *udpReader) serve()  { l.u.e.r.wg.Go(l.receive) }
 func (l *udpReader) settle() {}
-func (l *udpReader) close()  { l.c.Close() }
+
+func (l *udpReader) dial(*session, *target) bool { return false }
+
+func (l *udpReader) close() { l.c.Close() }
 
 func (l *udpReader) control(f func(fd int) error) error { return controlOf(l.c, f) }
 
@@ -105,6 +108,7 @@ func (l *udpReader) begin(s *session, up net.Conn) {
 		for _, d := range waiting {
 			s.write(d, out)
 		}
+		s.settle(len(waiting))
 		s.mu.Lock()
 		s.hand.ready = len(s.waiting) == 0
 		done := s.hand.ready
@@ -114,9 +118,6 @@ func (l *udpReader) begin(s *session, up net.Conn) {
 		}
 	}
 	s.u.e.r.wg.Go(s.readAnswers)
-	if s.counts {
-		s.complete()
-	}
 }
 
 // send takes a datagram from the client to the target.
@@ -135,9 +136,7 @@ func (s *session) send(d []byte, told *origin, out *outlet) {
 		s.introduce(told)
 	}
 	s.write(d, out)
-	if s.counts {
-		s.complete()
-	}
+	s.settle(1)
 }
 
 func (s *session) write(d []byte, out *outlet) {

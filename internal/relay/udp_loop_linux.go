@@ -346,6 +346,36 @@ func (l *udpLoop) closeListener(x *udpSocket) {
 	x.fd = -1
 }
 
+// dial is called by the loop's goroutine.
+func (x *udpSocket) dial(s *session, t *target) bool {
+	if !s.b.rule.straight {
+		return false
+	}
+	to, ok := x.l.r.straightTo(s.b, t)
+	if !ok {
+		return false
+	}
+	fd, err := sock.Datagram(to.Addr().Is6())
+	if err != nil {
+		return false
+	}
+	if out := x.l.r.start(s.b.rule, s.key.client); !out.plain() {
+		err = out.prepare(fd, "udp", to, 0)
+	}
+	if err != nil || sock.Connect(fd, to) != nil {
+		sock.Close(fd)
+		return false // a goroutine finds out more
+	}
+	sock.PrepareRelay(fd)
+	if s.connected(to, t) {
+		x.l.link(s, fd)
+	} else {
+		sock.Close(fd)
+		s.undialed()
+	}
+	return true
+}
+
 // begin is called by the goroutine that has dialed.
 func (x *udpSocket) begin(s *session, up net.Conn) {
 	c, ok := up.(*net.UDPConn)
@@ -383,9 +413,6 @@ func (l *udpLoop) link(s *session, fd int) {
 	k.slot = i
 	for _, d := range s.waited() {
 		l.toTarget(s, []piece{{s: s, head: s.header, body: d}}, []int32{0})
-	}
-	if s.counts {
-		s.complete()
 	}
 }
 

@@ -346,6 +346,16 @@ func (d *Departures) Send(fd, first int) (int, error) {
 	return 1, nil
 }
 
+// Datagram makes a non-blocking datagram socket for IPv6 or IPv4.
+func Datagram(v6 bool) (int, error) {
+	family := unix.AF_INET
+	if v6 {
+		family = unix.AF_INET6
+	}
+	fd, _, e := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	return result(fd, e)
+}
+
 // PrepareRelay makes a datagram socket fit for a relay that takes and sends
 // batches: trains of datagrams are handed over whole where the kernel can
 // (UDP_GRO, Linux 5.0), what found no room in the queue is counted
