@@ -91,6 +91,7 @@ func plainRole(args []string) error {
 
 // An option is what the command line asks for.
 type option struct {
+	args     []string // as they were given
 	rounds   int
 	time     time.Duration
 	works    map[string]bool
@@ -107,7 +108,7 @@ type option struct {
 var allWorks = []string{"bulk", "rr", "conn", "idle", "udp", "gso", "forwards", "congestion"}
 
 func options(args []string) (option, error) {
-	var o option
+	o := option{args: args}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.IntVar(&o.rounds, "rounds", 5, "rounds; each visits every forwarder with every work")
 	f.DurationVar(&o.time, "time", time.Second, "time of one cell (a forwarder with a work), without the warm-up")

@@ -31,7 +31,7 @@ type report struct {
 
 func newReport(s *stage) *report {
 	r := &report{o: s.o, began: time.Now(), use: town.ReadMachine()}
-	r.say("when", "%s, %d rounds of %v per cell", r.began.UTC().Format("2006-01-02 15:04 UTC"), s.o.rounds, s.o.time)
+	r.say("when", "%s, %d rounds of %v per cell, called with %s", r.began.UTC().Format("2006-01-02 15:04 UTC"), s.o.rounds, s.o.time, strings.Join(s.o.args, " "))
 	r.say("machine", "%d × %s, Linux %s", runtime.NumCPU(), processor(), strings.TrimSpace(read("/proc/sys/kernel/osrelease")))
 	var versions []string
 	for _, p := range s.o.peers {
@@ -185,9 +185,14 @@ func (r *report) markdown() string {
 	}
 	if rows := r.verdicts(); len(rows) > 0 {
 		b.WriteString("\n### Aims\n\n| work | figure | compared with | aim (floor) | median (min–max) | verdict |\n|---|---|---|---|---|---|\n")
+		var not []string
 		for _, row := range rows {
 			b.WriteString("| " + strings.Join(row, " | ") + " |\n")
+			if verdict := row[len(row)-1]; verdict != string(stats.Reached) {
+				not = append(not, fmt.Sprintf("* %s, %s: %s against %s; the aim is %s – %s\n", row[0], row[1], row[4], row[2], row[3], verdict))
+			}
 		}
+		fmt.Fprintf(&b, "\n### What is not reached\n\n%d of %d.\n\n%s", len(not), len(rows), strings.Join(not, ""))
 	}
 	for _, c := range r.cells {
 		r.table(&b, c)
