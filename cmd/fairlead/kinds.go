@@ -42,6 +42,7 @@ func (p *program) kindCommands() []*cobra.Command {
   fairlead forward :8080 to web.lan:80                # everybody who reaches this machine
   fairlead forward 127.0.0.1:5353/udp to 9.9.9.9:53 idle 10s
   fairlead forward unix:/run/db.sock to db-a:5432, db-b:5432
+  fairlead forward :443 to a.lan weight 3, b.lan, c.lan backup policy least-conn check tcp every 5s
   fairlead forward :8000-8010 to 10.0.0.4 from 10.0.0.0/8 --for 2h`
 		}
 		c.Long = strings.ToUpper(k.Help[:1]) + k.Help[1:] + ".\n\n" + modifierHelp(k.Kind)
