@@ -262,7 +262,7 @@ const busyRounds = 32
 // then back a few microseconds sooner. With more it waits in the runtime's
 // poller. A thread that is often in a short system call has the runtime look
 // after it every 20 microseconds, which costs more than it saves.
-const few = 8
+const few = 3
 
 // wait returns at once when there is more to do, else when something happens.
 func (l *eventLoop) wait() {

@@ -73,8 +73,12 @@ type backlog struct {
 
 func (d *halfway) holds() bool { return d.backlog != nil }
 
-// turn is how many reads a direction has before it is another's turn.
-const turn = 16
+// A direction has this many reads, or about as many bytes, before it is
+// another's turn.
+const (
+	turn      = 16
+	turnBytes = 4 << 20
+)
 
 // open enters p among the live connections. It is told before anybody can end
 // it, so that its end is told afterwards.
@@ -110,7 +114,8 @@ func (p *pair) release(why fairlead.Reason, abort bool) {
 // pump moves what there is in one direction, from side to the other.
 func (l *eventLoop) pump(p *pair, side int) {
 	d := &p.dir[side]
-	for range turn {
+	end := p.moved[side].Load() + turnBytes
+	for i := 0; i < turn && p.moved[side].Load() < end; i++ {
 		if p.over || p.lost() == 1-side {
 			return // nobody is there to take it
 		}

@@ -33,7 +33,7 @@ type Pipes struct {
 // pipeSize is what each pipe should hold, in bytes, and leastPipe what makes
 // splicing worth while: below, the kernel has clamped the size.
 const (
-	pipeSize  = 512 << 10
+	pipeSize  = 1024 << 10
 	leastPipe = 128 << 10
 )
 
@@ -125,15 +125,13 @@ func (p *Pipe) Drain(fd uintptr) error {
 	return nil
 }
 
+// splice never waits: pipes and sockets are non-blocking. See raw_linux.go.
 func splice(from, to, n int) (int, error) {
 	for {
-		k, err := unix.Splice(from, nil, to, nil, n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		if err == unix.EINTR {
+		k, _, e := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if e == unix.EINTR {
 			continue
 		}
-		if err != nil {
-			return 0, err
-		}
-		return int(k), nil
+		return result(k, e)
 	}
 }
