@@ -121,8 +121,13 @@ func TestProgramsFindTheirServersBehindOnePort(t *testing.T) {
 		}
 	}
 	output(t, "", "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", port, "127.0.0.1", "true")
-	if line := <-banners; !strings.HasPrefix(line, "SSH-2.0-") {
-		t.Errorf("the ssh server heard %q", line)
+	select {
+	case line := <-banners:
+		if !strings.HasPrefix(line, "SSH-2.0-") {
+			t.Errorf("the ssh server heard %q", line)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nobody came to the ssh server")
 	}
 	silent := dial(t, entryOf(f))
 	if line, err := io.ReadAll(silent); string(line) != "220 mail.example.net" {
