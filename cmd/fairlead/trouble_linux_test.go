@@ -121,8 +121,10 @@ func TestOutOfDescriptors(t *testing.T) {
 			}
 			const clients = 100
 			var conns []net.Conn
-			for range clients {
-				c, err := net.Dial("tcp", at)
+			for i := range clients {
+				// Each from an address of its own: one alone would be refused what is not its share.
+				from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i))}}
+				c, err := from.Dial("tcp", at)
 				if err != nil {
 					t.Fatalf("connection %d: %v", len(conns), err)
 				}

@@ -85,6 +85,7 @@ type arrivals struct {
 	resting bool                 // it accepts nobody for a moment
 	rested  int64                // since when
 	nap     time.Duration        // and for how long
+	held    *arrival             // came when there was no place left to wait for descriptors
 
 	// The socket for the next target is made before its client is accepted:
 	// clients that were let in could use up all descriptors otherwise, and none
@@ -99,6 +100,9 @@ func newArrivals() arrivals {
 
 // close ends what no pair has taken over.
 func (a *arrivals) close() {
+	if a.held != nil {
+		a.held.reset()
+	}
 	if a.spare >= 0 {
 		sock.Close(a.spare)
 	}
@@ -117,12 +121,6 @@ type dialing struct {
 	b       *binding
 	targets []*target // those meant for the client
 }
-
-// How long a loop rests: each time twice the last, until it accepts somebody.
-const (
-	shortestNap = 5 * time.Millisecond
-	longestNap  = 160 * time.Millisecond
-)
 
 // sweepTime is how often those who dial are looked through.
 const sweepTime = 100 * time.Millisecond
@@ -192,6 +190,18 @@ func (l *eventLoop) resume() {
 	if !l.prepared() {
 		return
 	}
+	if a := l.held; a != nil {
+		switch {
+		case a.e.gone.Err() != nil:
+			a.reset()
+		case l.r.crowd.enter(a.source()):
+			l.welcome(*a)
+		case !l.crowded(*a):
+			l.nap = min(2*l.nap, longestNap)
+			return
+		}
+		l.held = nil
+	}
 	l.resting = false
 	for n, ln := range l.hearing {
 		l.attend(n, ln)
@@ -221,6 +231,9 @@ func (l *eventLoop) prepared() bool {
 // receive accepts one client of those who wait at ln: if there are more, the
 // next round tells of them, or another loop.
 func (l *eventLoop) receive(ln *listening) {
+	if l.resting {
+		return // since an event that came with this one
+	}
 	if !l.prepared() {
 		l.rest()
 		return
@@ -238,7 +251,10 @@ func (l *eventLoop) receive(ln *listening) {
 	l.nap = 0
 	a := arrival{ln.e, fd, from}
 	if !l.r.crowd.enter(a.source()) {
-		l.crowded(a)
+		if !l.crowded(a) {
+			l.held = &a
+			l.rest()
+		}
 		return
 	}
 	if other := l.g.idlest(); l.load.Load() <= other.load.Load()*3/2+2 || !other.request(request{op: take, a: a}) {
@@ -247,14 +263,18 @@ func (l *eventLoop) receive(ln *listening) {
 }
 
 // crowded has a client wait for descriptors apart, so that those behind it are
-// not held up, or refuses it where too many wait already.
-func (l *eventLoop) crowded(a arrival) {
+// not held up. Where too many wait already, it refuses one whose source is
+// greedy, and returns false for another.
+func (l *eventLoop) crowded(a arrival) bool {
 	r := l.r
 	r.trouble(fairlead.CodeNoDescriptors, r.crowd.trouble(a.source()))
 	t := r.crowd.wait(a.source())
 	if t == nil {
+		if !r.crowd.greedy(a.source()) {
+			return false
+		}
 		a.refuse(fairlead.Crowded)
-		return
+		return true
 	}
 	r.serving.Add(1)
 	r.wg.Go(func() {
@@ -266,6 +286,7 @@ func (l *eventLoop) crowded(a arrival) {
 			r.crowd.leave(a.source(), perConn)
 		}
 	})
+	return true
 }
 
 // welcome lets a client in and dials for it, or has a goroutine do that which

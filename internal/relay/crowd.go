@@ -16,7 +16,8 @@ import (
 // ToN 6(2), 1998): alone it gets seven eighths of all, two greedy ones get
 // seven fifteenths each, and somebody new always finds something. Those who
 // want more than that wait, a few of them and not for long, in turns with
-// other sources; the rest is refused.
+// other sources; the rest is refused. Where all descriptors are in use by many
+// who have little each, new connections wait in the kernel's queue.
 type crowd struct {
 	budget *budget
 	shards [16]crowdShard
@@ -29,11 +30,10 @@ type crowd struct {
 }
 
 const (
-	generosity  = 7
-	leastHeld   = 8                // descriptors that a source may hold whatever the others do
-	crowdTime   = 10 * time.Second // how long one waits for a descriptor that is its share
-	perConn     = 2                // descriptors of a connection
-	crowdPlaces = 12               // at least
+	generosity = 7
+	leastHeld  = 8                // descriptors that a source may hold whatever the others do
+	crowdTime  = 10 * time.Second // how long one waits for a descriptor that is its share
+	perConn    = 2                // descriptors of a connection
 )
 
 // A crowdShard has a part of the sources, so that they seldom wait for each
@@ -44,8 +44,18 @@ type crowdShard struct {
 	_    [48]byte // a cache line of its own
 }
 
+// crowdPlaces is how many of n descriptors are for connections that wait for
+// theirs. A handful is not divided at all.
+func crowdPlaces(n int) int {
+	if n < 64 {
+		return 0
+	}
+	return min(n/16, 64)
+}
+
 // newCrowd shares a budget out. places are for connections that wait for a
-// descriptor, which hold one that is not of the budget.
+// descriptor, which hold one that is not of the budget; without any, no share
+// is kept for anybody.
 func newCrowd(b *budget, places int) *crowd {
 	c := &crowd{budget: b, places: places}
 	b.freed = c.freed
@@ -72,11 +82,27 @@ func (c *crowd) take(source netip.Addr, n int32) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	held := s.held[source] + n
-	if held > leastHeld && int64(held) > generosity*(c.budget.free()-int64(n)) || !c.budget.try(int64(n)) {
+	if !c.fair(held, c.budget.free()-int64(n)) || !c.budget.try(int64(n)) {
 		return false
 	}
 	s.held[source] = held
 	return true
+}
+
+// greedy reports whether source has its share already. Where there is no place
+// left to wait for a descriptor, it is refused; others wait in the kernel's
+// queue.
+func (c *crowd) greedy(source netip.Addr) bool {
+	s := c.shard(source)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !c.fair(s.held[source]+perConn, c.budget.free()-perConn)
+}
+
+// fair reports whether a source may hold so many descriptors when it leaves so
+// many.
+func (c *crowd) fair(held int32, left int64) bool {
+	return c.places == 0 || held <= leastHeld || int64(held) <= generosity*left
 }
 
 // leave gives n of source's descriptors back.
@@ -124,7 +150,7 @@ func (c *crowd) move(from, to netip.Addr, n int32) bool {
 	s := c.shard(to)
 	s.mu.Lock()
 	held := s.held[to] + n
-	fair := held <= leastHeld || int64(held) <= generosity*c.budget.free()
+	fair := c.fair(held, c.budget.free())
 	if fair {
 		s.held[to] = held
 	}

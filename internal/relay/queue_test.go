@@ -90,7 +90,7 @@ func TestARateLetsInInTime(t *testing.T) {
 			t.Error("an eleventh was let in within the second")
 		}
 		began := time.Now()
-		for a.queue.n > 0 {
+		for a.meter.Queued.Load() > 0 {
 			time.Sleep(10 * time.Millisecond)
 			synctest.Wait()
 		}
@@ -185,6 +185,9 @@ func TestACrowdLeavesDescriptorsToOthers(t *testing.T) {
 		if !c.enter(nth(10 + s)) {
 			t.Errorf("newcomer %d finds no room, %d are free", s, b.free())
 		}
+	}
+	if c.greedy(nth(30)) || !c.greedy(nth(2)) {
+		t.Error("who has little is called greedy, or who has much is not")
 	}
 	waits := c.wait(nth(1))
 	if waits == nil || waits.at == nil {

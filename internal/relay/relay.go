@@ -115,16 +115,18 @@ func New(cfg Config) *Relay {
 		limit = sock.DescriptorLimit()
 	}
 	reserve := min(max(limit/8, 24), 128)
+	own := max(limit-reserve, 4)
+	places := crowdPlaces(own)
 	r := &Relay{
 		cfg:     cfg,
 		began:   time.Now(),
-		budget:  newBudget(max(limit-reserve, 4)),
+		budget:  newBudget(own - places),
 		pipes:   sock.NewPipes(min(max(limit/64, 2), 32)),
 		entries: map[key]*entry{},
 		passed:  map[key]*os.File{},
 		look:    make(chan struct{}, 1),
 	}
-	r.crowd = newCrowd(r.budget, max(reserve/2, crowdPlaces))
+	r.crowd = newCrowd(r.budget, places)
 	r.handshakes = newHandshakes(r.budget.size)
 	r.table.conns = map[uint64]tracked{}
 	r.rules.Store(new([]*rule))

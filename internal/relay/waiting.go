@@ -14,22 +14,29 @@ import (
 // takeIn is called by accept with each connection. It takes the descriptors for a connection that was just accepted, and
 // serves it. Where they are not free, or not its source's share, it waits for
 // them apart, so that those behind it are not held up; where too many wait
-// already, it is refused. It is false when the entry was closed meanwhile.
+// already, it is refused if its source is greedy, and waits here otherwise. It is false when the entry was closed meanwhile.
 func (e *entry) takeIn(c net.Conn) bool {
 	r, b := e.r, e.rule.Load()
 	o := originOf(c)
 	o.source, o.held = sourceKey(o.client.Addr()), perConn
-	if !r.crowd.enter(o.source) {
+	for pause := shortestNap; !r.crowd.enter(o.source); pause = min(2*pause, longestNap) {
 		r.trouble(fairlead.CodeNoDescriptors, r.crowd.trouble(o.source))
-		t := r.crowd.wait(o.source)
-		if t == nil {
+		if t := r.crowd.wait(o.source); t != nil {
+			r.serving.Add(1)
+			r.wg.Go(func() { e.waitForDescriptors(b, c, &o, t) })
+			return true
+		}
+		if r.crowd.greedy(o.source) {
 			o.held = 0
 			r.turnAway(b.rule, c, &o, fairlead.Crowded, nil)
 			return true
 		}
-		r.serving.Add(1)
-		r.wg.Go(func() { e.waitForDescriptors(b, c, &o, t) })
-		return true
+		select {
+		case <-e.gone.Done():
+			sock.Abort(c)
+			return false
+		case <-time.After(pause):
+		}
 	}
 	spare, ok := e.spare(c)
 	if !ok {
@@ -40,6 +47,13 @@ func (e *entry) takeIn(c net.Conn) bool {
 	r.wg.Go(func() { e.serve(b, c, o, spare) })
 	return true
 }
+
+// How long accepting rests when there are no descriptors: each time twice the
+// last.
+const (
+	shortestNap = 5 * time.Millisecond
+	longestNap  = 160 * time.Millisecond
+)
 
 // waitForDescriptors serves c when it is its turn to have descriptors.
 func (e *entry) waitForDescriptors(b *binding, c net.Conn, o *origin, t *ticket) {
@@ -82,7 +96,7 @@ func (c *crowd) trouble(source netip.Addr) string {
 	held := s.held[source]
 	s.mu.Unlock()
 	text := fmt.Sprintf("all file descriptors are in use (%d for connections): new ones wait until some end", c.budget.size)
-	if c.budget.free() >= perConn {
+	if c.greedy(source) {
 		who := "clients of unix sockets hold"
 		if source.IsValid() {
 			who = source.String() + " holds"
