@@ -15,8 +15,8 @@ const rawPumps = true
 // Reads of at least bigRead, bigReads times in a row, turn a direction to
 // splicing; as many below smallRead turn it back.
 const (
-	bigRead   = 32 << 10
-	smallRead = 8 << 10
+	bigRead   = 12 << 10
+	smallRead = 4 << 10
 	bigReads  = 2
 )
 
