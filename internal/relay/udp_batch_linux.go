@@ -12,13 +12,14 @@ import (
 // fromClients takes what clients have sent to x, and sends to each target in
 // one go what is meant for it.
 func (l *udpLoop) fromClients(x *udpSocket) {
-	n, err := l.in.Receive(x.fd, 0, batch)
+	n, err := l.in.Receive(x.fd, 0, x.burst)
 	if err != nil {
 		if err != unix.EAGAIN && err != unix.EINTR {
 			time.Sleep(time.Millisecond) // no memory: it passes
 		}
 		return
 	}
+	x.burst = fitting(l.in, 0, n, batch)
 	l.sort(x, n)
 	for _, c := range l.fresh {
 		p := &l.pieces[c.piece]
@@ -45,6 +46,23 @@ func (l *udpLoop) fromClients(x *udpSocket) {
 	clear(l.pieces)
 	clear(l.fresh)
 	l.asking, l.pieces, l.fresh = l.asking[:0], l.pieces[:0], l.fresh[:0]
+}
+
+// cached is how many bytes are taken at once at most, about: what is sent on
+// shall still be in the cache of the core that has received it.
+const cached = 256 << 10
+
+// fitting is how many datagrams to take next, up to most, by the size of the n
+// that were received last.
+func fitting(d *sock.Datagrams, first, n, most int) int {
+	size := 0
+	for i := first; i < first+n; i++ {
+		size += len(d.Bytes(i))
+	}
+	if size <= cached/2 {
+		return most
+	}
+	return max(min(most, n*cached/size), 2)
 }
 
 // sort finds whose the n datagrams are that x has received.
@@ -201,7 +219,7 @@ func (l *udpLoop) fromTarget(s *session) {
 	}
 	// Where one waits, more may: but looking for them costs, too.
 	if k.burst = max(n, 1); n == up {
-		k.burst = min(2*n, batch/2)
+		k.burst = min(2*n, fitting(l.back, l.held, n, batch/2))
 	}
 	s.last.Store(int64(l.now.Sub(s.began)))
 	if s.refused.Load() || l.now.Sub(k.looked) > tick {

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,29 +20,34 @@ import (
 // one system call for each session, and answers of many sessions in one for
 // all of them.
 type udpEngine struct {
-	r    *Relay
-	once sync.Once
-	next atomic.Uint32
-
-	loops []*udpLoop // after once; empty where the system refuses them
+	r     *Relay
+	loops []*udpLoop // as many as there are listening sockets, and not more than cores
+	next  int
 }
 
 func newUDPEngine(r *Relay) *udpEngine { return &udpEngine{r: r} }
 
-func (g *udpEngine) start() {
-	for range max(runtime.GOMAXPROCS(0), 1) {
-		l, err := newUDPLoop(g.r)
-		if err != nil {
-			break // goroutines serve as well
+// loop is the one for the next listening socket; nil where the system refuses
+// them. The caller holds the relay's mu.
+func (g *udpEngine) loop() *udpLoop {
+	if len(g.loops) < runtime.GOMAXPROCS(0) {
+		if l, err := newUDPLoop(g.r); err == nil {
+			g.loops = append(g.loops, l)
+			return l
 		}
-		g.loops = append(g.loops, l)
 	}
+	if len(g.loops) == 0 {
+		return nil // goroutines serve as well
+	}
+	g.next++
+	return g.loops[g.next%len(g.loops)]
 }
 
 // server serves c, which it owns, on a loop; it is nil, and c left as it is,
 // where the system refuses that.
 func (g *udpEngine) server(u *udpEntry, c *net.UDPConn) datagramServer {
-	if g.once.Do(g.start); len(g.loops) == 0 {
+	l := g.loop()
+	if l == nil {
 		return nil
 	}
 	fd, ok := takeDescriptor(c)
@@ -51,7 +55,7 @@ func (g *udpEngine) server(u *udpEntry, c *net.UDPConn) datagramServer {
 		return nil
 	}
 	sock.PrepareRelay(fd)
-	return &udpSocket{l: g.loops[g.next.Add(1)%uint32(len(g.loops))], u: u, fd: fd, slot: -1}
+	return &udpSocket{l: l, u: u, fd: fd, slot: -1, burst: batch}
 }
 
 // takeDescriptor is c's descriptor for a loop; c is closed. The runtime's
@@ -148,6 +152,7 @@ type udpSocket struct {
 	u       *udpEntry
 	fd      int // -1 once it is closed
 	slot    int32
+	burst   int    // how many datagrams are taken at once
 	missed  uint32 // as the kernel last counted
 	answers []piece
 }
