@@ -291,9 +291,7 @@ func TestOutsideItsScheduleAForwardLetsNobodyInAndKeepsWhoIsThere(t *testing.T) 
 		}
 	}
 	knock(t, entryOf(f))
-	if !ev.ended(fairlead.OutsideSchedule) {
-		t.Error("nobody was told why")
-	}
+	eventually(t, "it is told why", func() bool { return ev.ended(fairlead.OutsideSchedule) })
 	if err := echoes(live); err != nil {
 		t.Errorf("a live connection: %v", err)
 	}
