@@ -92,6 +92,8 @@ type arrivals struct {
 	// would reach a target.
 	spare   int // -1: none
 	spareV6 bool
+
+	notes []*dialing // to be used again
 }
 
 func newArrivals() arrivals {
@@ -252,7 +254,8 @@ func (l *eventLoop) receive(ln *listening) {
 	a := arrival{ln.e, fd, from}
 	if !l.r.crowd.enter(a.source()) {
 		if !l.crowded(a) {
-			l.held = &a
+			l.held = new(arrival)
+			*l.held = a
 			l.rest()
 		}
 		return
@@ -376,10 +379,11 @@ func (l *eventLoop) dial(d dialing, t *target, to netip.AddrPort) bool {
 		sock.SetKeepalive(d.fd, ru.f.Policy.Keepalive)
 	}
 	if l.target == nil || *l.target != to {
-		l.target = &to // most pairs have the same
+		l.target = new(netip.AddrPort) // most pairs have the same
+		*l.target = to
 	}
 	p := &pair{
-		l: l, id: l.r.table.next(), rule: ru, to: t, dial: &d, fd: [2]int32{int32(d.fd), int32(fd)},
+		l: l, id: l.r.table.next(), rule: ru, to: t, dial: l.note(d), fd: [2]int32{int32(d.fd), int32(fd)},
 		began: l.r.clock(), client: d.from, local: d.local(), target: l.target,
 	}
 	l.load.Add(1)
@@ -391,6 +395,19 @@ func (l *eventLoop) dial(d dialing, t *target, to netip.AddrPort) bool {
 	}
 	l.dialing = append(l.dialing, p)
 	return true
+}
+
+// note keeps d while it is needed. Memory of those who are connected is used
+// again: garbage, too, is memory that an idle connection costs.
+func (l *eventLoop) note(d dialing) *dialing {
+	if len(l.notes) == 0 {
+		l.notes = append(l.notes, new(dialing))
+	}
+	last := len(l.notes) - 1
+	kept := l.notes[last]
+	l.notes = l.notes[:last]
+	*kept = d
+	return kept
 }
 
 // connected goes on with a pair whose socket towards the target has news. It
@@ -409,6 +426,7 @@ func (l *eventLoop) connected(p *pair) bool {
 			return false
 		}
 	}
+	l.notes = append(l.notes, p.dial)
 	p.dial = nil
 	r.serving.Add(-1)
 	r.saw(p.to, nil)
@@ -485,7 +503,7 @@ func (l *eventLoop) letGo(p *pair) {
 }
 
 // serve is entry.serve for an arrival. It runs in a goroutine.
-func (a *arrival) serve(b *binding) {
+func (a arrival) serve(b *binding) {
 	local := a.local()
 	c, err := a.conn(b.rule)
 	if err != nil {
@@ -497,7 +515,7 @@ func (a *arrival) serve(b *binding) {
 }
 
 // lead is entry.lead for an arrival. It runs in a goroutine.
-func (a *arrival) lead(b *binding, first *target, targets []*target, spent time.Duration) {
+func (a arrival) lead(b *binding, first *target, targets []*target, spent time.Duration) {
 	defer a.e.r.serving.Add(-1)
 	local := a.local()
 	c, err := a.conn(b.rule)
@@ -512,7 +530,7 @@ func (a *arrival) lead(b *binding, first *target, targets []*target, spent time.
 
 // conn is the client as goroutines want it, which takes a descriptor for a
 // moment: the arrival's own is closed in any case.
-func (a *arrival) conn(ru *rule) (net.Conn, error) {
+func (a arrival) conn(ru *rule) (net.Conn, error) {
 	f := os.NewFile(uintptr(a.fd), "client")
 	defer f.Close()
 	c, err := net.FileConn(f)
@@ -537,14 +555,14 @@ func (a *arrival) conn(ru *rule) (net.Conn, error) {
 }
 
 // source is for whom its descriptors are counted.
-func (a *arrival) source() netip.Addr { return sourceKey(a.from.Addr()) }
+func (a arrival) source() netip.Addr { return sourceKey(a.from.Addr()) }
 
-func (a *arrival) origin(local *netip.AddrPort) origin {
+func (a arrival) origin(local *netip.AddrPort) origin {
 	return origin{client: a.from, local: *local, source: a.source(), held: perConn}
 }
 
 // local is the address that the client asked.
-func (a *arrival) local() *netip.AddrPort {
+func (a arrival) local() *netip.AddrPort {
 	if !a.e.key.at.Addr().IsUnspecified() {
 		return &a.e.key.at
 	}
@@ -553,31 +571,31 @@ func (a *arrival) local() *netip.AddrPort {
 }
 
 // reset ends a client that nothing is known of yet.
-func (a *arrival) reset() {
+func (a arrival) reset() {
 	sock.ResetOnClose(a.fd)
 	sock.Close(a.fd)
 }
 
 // turnAway is Relay.turnAway for an arrival.
-func (a *arrival) turnAway(ru *rule, why fairlead.Reason) {
+func (a arrival) turnAway(ru *rule, why fairlead.Reason) {
 	local := a.local()
 	a.reset()
 	a.turnedAway(ru, local, why)
 }
 
 // turnedAway counts and tells it of a client that is gone.
-func (a *arrival) turnedAway(ru *rule, local *netip.AddrPort, why fairlead.Reason) {
+func (a arrival) turnedAway(ru *rule, local *netip.AddrPort, why fairlead.Reason) {
 	a.e.r.crowd.leave(a.source(), perConn)
 	a.tell(ru, local, why)
 }
 
 // refuse turns away a client that got no descriptors.
-func (a *arrival) refuse(why fairlead.Reason) {
+func (a arrival) refuse(why fairlead.Reason) {
 	local := a.local()
 	a.reset()
 	a.tell(a.e.rule.Load().rule, local, why)
 }
 
-func (a *arrival) tell(ru *rule, local *netip.AddrPort, why fairlead.Reason) {
+func (a arrival) tell(ru *rule, local *netip.AddrPort, why fairlead.Reason) {
 	a.e.r.turnedAway(ru, &fairlead.Conn{Network: "tcp", Client: a.from.String(), Local: local.String()}, why, nil)
 }

@@ -35,12 +35,12 @@ type pair struct {
 	stalled atomic.Bool // one direction waits for its receiver
 	doomed  atomic.Bool // somebody has asked for its end
 	dying   atomic.Bool // one side was reset, and the other gets its last bytes
+	half    bool        // one direction has ended
 
 	dial *dialing // nil once it is connected to its target
 	loss *loss    // one side was reset; the other still gets what it said before
 
-	// The janitor's notes.
-	half      bool
+	// The janitor's notes, as half.
 	seen      int64
 	movedAt   int64
 	lastAsked int64
