@@ -13,9 +13,11 @@ import (
 // A crowd is who holds the relay's descriptors, by source. While there are
 // enough of them it only counts. A source may hold up to generosity times what
 // it leaves to the others (a dynamic threshold, Choudhury and Hahne, IEEE/ACM
-// ToN 6(2), 1998): alone it gets seven eighths of all, two greedy ones get
-// seven fifteenths each, and somebody new always finds something. Those who
-// want more than that wait, a few of them and not for long, in turns with
+// ToN 6(2), 1998): two greedy ones get seven fifteenths each, and somebody new
+// always finds something. One that is alone may be a gateway in front of
+// everybody: it gets seven eighths, or all but leftAlone where that is more,
+// and what is above the threshold shrinks eight times as fast as others take
+// something. Those who want more than that wait, a few of them and not for long, in turns with
 // other sources; the rest is refused. Where all descriptors are in use by many
 // who have little each, new connections wait in the kernel's queue.
 type crowd struct {
@@ -31,6 +33,7 @@ type crowd struct {
 
 const (
 	generosity = 7
+	leftAlone  = 256              // descriptors that one source leaves free when there is no other
 	leastHeld  = 8                // descriptors that a source may hold whatever the others do
 	crowdTime  = 10 * time.Second // how long one waits for a descriptor that is its share
 	perConn    = 2                // descriptors of a connection
@@ -102,7 +105,9 @@ func (c *crowd) greedy(source netip.Addr) bool {
 // fair reports whether a source may hold so many descriptors when it leaves so
 // many.
 func (c *crowd) fair(held int32, left int64) bool {
-	return c.places == 0 || held <= leastHeld || int64(held) <= generosity*left
+	h := int64(held)
+	others := c.budget.size - left - h
+	return c.places == 0 || h <= leastHeld || h <= max(generosity*left, c.budget.size-leftAlone-(generosity+1)*others)
 }
 
 // leave gives n of source's descriptors back.

@@ -210,3 +210,27 @@ func TestACrowdLeavesDescriptorsToOthers(t *testing.T) {
 		t.Errorf("%d are held by nobody", c.shard(nth(1)).held[nth(1)])
 	}
 }
+
+func TestASourceThatIsAloneMayHaveNearlyAll(t *testing.T) {
+	c := newCrowd(newBudget(20000), 64)
+	alone, other := nth(1), nth(2)
+	n := 0
+	for c.enter(alone) {
+		n++
+	}
+	if want := (20000 - leftAlone) / perConn; n != want {
+		t.Errorf("one that is alone gets %d connections, want %d", n, want)
+	}
+	// Of what it loses others get the most, until each has its share.
+	got := 0
+	for range n {
+		c.leave(alone, perConn)
+		for c.enter(other) {
+			got++
+		}
+		c.enter(alone)
+	}
+	if want := 20000 * generosity / (2*generosity + 1) / perConn; got < want-leastHeld || got > want+leastHeld {
+		t.Errorf("a second one that always wants more gets %d connections in the end, want %d", got, want)
+	}
+}
