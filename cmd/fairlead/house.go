@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"fairlead"
 	"fairlead/internal/config"
@@ -45,7 +46,7 @@ func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed
 		Interfaces:  h.addresses,
 		Holders:     holders,
 		HoldersPath: pathHolders,
-		Listens:     listens,
+		Listens:     new(listening).at,
 		Passed:      passed,
 		State:       state,
 		Watch:       watch,
@@ -157,7 +158,30 @@ func describe(found []holder.Holder) []relay.Holder {
 	return list
 }
 
-func listens(network string, at netip.AddrPort) (yes, known bool) {
-	yes, err := holder.Listening(network, at)
-	return yes, err == nil
+// A listening is who listened on this host a moment ago. The targets of ten
+// thousand forwards are asked for one by one, and the kernel looks at all
+// sockets each time.
+type listening struct {
+	mu    sync.Mutex // guards the rest
+	taken map[string]time.Time
+	was   map[string]*holder.Listeners
+}
+
+// aMoment is for how long who listens is taken to be known.
+const aMoment = 250 * time.Millisecond
+
+func (l *listening) at(network string, at netip.AddrPort) (yes, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.was[network] == nil || time.Since(l.taken[network]) >= aMoment {
+		now, err := holder.AllListening(network)
+		if err != nil {
+			return false, false
+		}
+		if l.was == nil {
+			l.was, l.taken = map[string]*holder.Listeners{}, map[string]time.Time{}
+		}
+		l.was[network], l.taken[network] = now, time.Now()
+	}
+	return l.was[network].At(at), true
 }

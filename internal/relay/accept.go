@@ -196,11 +196,14 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Durati
 	return nil, nil, reason(last), last
 }
 
+// longestShare is what a target may take while there are others to try.
+const longestShare = 3 * time.Second
+
 // dialInTime dials t in its share of the time that is left for it and those
 // after it: one that is silent must not use up what the others need.
 func (r *Relay) dialInTime(ctx context.Context, b *binding, o *origin, t *target, left int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && left > 1 {
-		share, cancel := context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
+		share, cancel := context.WithTimeout(ctx, min(time.Until(deadline)/time.Duration(left), longestShare))
 		defer cancel()
 		ctx = share
 	}

@@ -40,12 +40,13 @@ func (r *Relay) probeTargets() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	for {
+		now := time.Now()
 		for _, ru := range r.current() {
 			if ru.place == nil {
 				continue
 			}
 			for _, t := range ru.pool.Load().all {
-				if !t.due(time.Now()) {
+				if !t.due(now) {
 					continue
 				}
 				select {

@@ -13,6 +13,7 @@ package holder
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -87,16 +88,44 @@ func Listening(network string, at netip.AddrPort) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	a := at.Addr().Unmap().WithZone("")
-	switch {
-	case !a.IsValid():
+	a := dialed(at.Addr())
+	if !a.IsValid() {
 		return false, fmt.Errorf("is somebody listening at port %d: no address given", at.Port())
-	case a == netip.IPv4Unspecified():
-		a = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case a == netip.IPv6Unspecified():
-		a = netip.IPv6Loopback()
 	}
 	return listening(proto, a, at.Port())
+}
+
+// dialed is where a connection to a goes: loopback for an unspecified one.
+func dialed(a netip.Addr) netip.Addr {
+	switch a = a.Unmap().WithZone(""); a {
+	case netip.IPv4Unspecified():
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case netip.IPv6Unspecified():
+		return netip.IPv6Loopback()
+	}
+	return a
+}
+
+// Listeners is what Listening would have said at one moment: the kernel looks
+// at all sockets for one question as it does for all of them. It does not
+// change.
+type Listeners struct {
+	at map[uint16][]bound
+}
+
+// AllListening lists who listens now.
+func AllListening(network string) (*Listeners, error) {
+	proto, _, err := protocol(network)
+	if err != nil {
+		return nil, err
+	}
+	return allListening(proto)
+}
+
+// At reports whether a connection to at would have found a socket.
+func (l *Listeners) At(at netip.AddrPort) bool {
+	a := dialed(at.Addr())
+	return slices.ContainsFunc(l.at[at.Port()], func(b bound) bool { return b.covers(a) })
 }
 
 // String is the holder in words for a note "by": who, and since when.

@@ -32,6 +32,18 @@ func find(proto string, at bound, port uint16) ([]Holder, error) {
 	return nil, nil
 }
 
+func allListening(proto string) (*Listeners, error) {
+	list, err := inetSockets(proto, 0, listens[proto])
+	if err != nil {
+		return nil, fmt.Errorf("who listens at %s ports: %w", proto, err)
+	}
+	l := &Listeners{at: make(map[uint16][]bound, len(list))}
+	for _, s := range list {
+		l.at[s.port] = append(l.at[s.port], s.local)
+	}
+	return l, nil
+}
+
 func listening(proto string, at netip.Addr, port uint16) (bool, error) {
 	list, err := inetSockets(proto, port, listens[proto])
 	if err != nil {

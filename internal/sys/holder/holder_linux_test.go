@@ -250,6 +250,13 @@ func TestListeningIsNotMereConnection(t *testing.T) {
 		if got, err := Listening("tcp", addrPort(t, tt.at)); err != nil || got != tt.want {
 			t.Errorf("%s: %v, %v", tt.at, got, err)
 		}
+		all, err := AllListening("tcp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := all.At(addrPort(t, tt.at)); got != tt.want {
+			t.Errorf("%s among all: %v", tt.at, got)
+		}
 	}
 	if _, err := Listening("tcp", netip.AddrPort{}); err == nil {
 		t.Error("no address is no error")

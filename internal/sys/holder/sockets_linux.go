@@ -46,11 +46,11 @@ var listens = map[string]uint32{"tcp": 1 << listen, "udp": 1 << closed}
 const procNet = "/proc/thread-self/net/"
 
 // inetSockets are the tcp or udp sockets of both families that have that
-// local port and one of states.
+// local port, any for 0, and one of states.
 func inetSockets(proto string, port uint16, states uint32) ([]socket, error) {
 	var list []socket
 	keep := func(s socket) {
-		if s.port == port {
+		if s.port == port || port == 0 {
 			list = append(list, s)
 		}
 	}
