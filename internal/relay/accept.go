@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 
 	"fairlead"
@@ -173,7 +175,7 @@ func keepalive(c net.Conn, d time.Duration) {
 func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Duration) (net.Conn, *target, fairlead.Reason, error) {
 	ctx, cancel := b.rule.dialContext(r.ctx, spent)
 	defer cancel()
-	var last error
+	var failed []error
 	for i, t := range targets {
 		t.active.Add(1) // before the others choose
 		c, err := r.dialInTime(ctx, b, o, t, len(targets)-i)
@@ -188,12 +190,33 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Durati
 		} else if r.ctx.Err() == nil {
 			r.saw(t, fairlead.AsProblem(err))
 		}
-		last = err
+		failed = append(failed, err)
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, nil, reason(last), last
+	return nil, nil, reason(failed[len(failed)-1]), together(failed)
+}
+
+// toldFailures is how many targets a client's failure is told of.
+const toldFailures = 4
+
+// together is what several targets failed with, the last one's kind of failure.
+func together(failed []error) error {
+	last := fairlead.AsProblem(failed[len(failed)-1])
+	if len(failed) == 1 {
+		return last
+	}
+	var what []string
+	for _, err := range failed[:min(len(failed), toldFailures)] {
+		what = append(what, fairlead.AsProblem(err).What)
+	}
+	p := fairlead.Problemf(last.Code, "none of %d targets could be reached: %s", len(failed), strings.Join(what, "; "))
+	if more := len(failed) - toldFailures; more > 0 {
+		p.What += "; and " + strconv.Itoa(more) + " more"
+	}
+	p.Fixes, p.Err = last.Fixes, last
+	return p
 }
 
 // longestShare is what a target may take while there are others to try.

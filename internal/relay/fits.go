@@ -95,6 +95,12 @@ var conditions = []condition{
 	{word: "front", some: true, said: func(f *fairlead.Forward) string {
 		return unless(f.Policy.Front, "front", "sni", "http-host", "alpn", "protocol")
 	}},
+	{word: "accept-proxy", some: true, said: func(f *fairlead.Forward) string {
+		if len(f.Policy.AcceptProxy) > 0 && f.At.Unix != "" {
+			return "accept-proxy at a unix socket" // who comes there has no address
+		}
+		return ""
+	}},
 	{word: "requests", some: true, said: func(f *fairlead.Forward) string { return needsUDP(f, f.Policy.Requests, "requests") }},
 	{word: "replies", some: true, said: func(f *fairlead.Forward) string { return needsUDP(f, f.Policy.Replies, "replies") }},
 	{word: "proxy-protocol", some: true, said: func(f *fairlead.Forward) string {

@@ -81,9 +81,10 @@ func newBandwidthBucket(bytesPerSecond int64) bucket {
 }
 
 // chunk is how much of a stream may ask to pass at a time, so that a slow rate
-// is a steady one, and nobody waits long for another's turn.
+// is a steady one, and nobody waits long for another's turn. It is never more
+// than a second's worth, because what passes is paid for afterwards.
 func (s *shaper) chunk() int {
-	return min(bufferSize, max(int(s.bucket.rate/50), 512))
+	return min(bufferSize, max(int(s.bucket.rate/50), 512), max(int(s.bucket.rate), 1))
 }
 
 // ask reports whether n bytes of a party may pass now. Otherwise q waits until

@@ -119,6 +119,16 @@ func TestBandwidthOfASourceAndOfAConnection(t *testing.T) {
 	}
 }
 
+func TestASlowRateHoldsFromTheFirstBytes(t *testing.T) {
+	for _, rate := range []int64{1, 250, 511} {
+		p := &party{source: 1, conns: 1}
+		compete(t, fairlead.Policy{BandwidthPerConn: each(rate)}, 4*time.Second, p)
+		if most := 5 * int(rate); p.got > most {
+			t.Errorf("at %d bytes a second %d passed in four seconds, want %d at most", rate, p.got, most)
+		}
+	}
+}
+
 func TestComingBackIsNoWayToGetMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate = 1 << 20

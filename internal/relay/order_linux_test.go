@@ -196,3 +196,22 @@ func TestASilentTargetLeavesTimeForTheNext(t *testing.T) {
 		t.Errorf("got %q, want b", got)
 	}
 }
+
+func TestAClientWhomNoTargetTookIsToldOfAll(t *testing.T) {
+	lab.CheckLeaks(t)
+	a, b := lab.Refused(t, lab.At{}), lab.Refused(t, lab.At{})
+	var ev events
+	r := newRelay(t, relay.Config{Watch: ev.watch})
+	f := between(t, "failover", a, b)
+	f.Policy.Check.How = "off"
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	if got := said(t, f, "127.0.0.1"); got != "" {
+		t.Errorf("got %q, want a reset", got)
+	}
+	want := "none of 2 targets could be reached: " + a + " refuses connections; " + b + " refuses connections"
+	eventually(t, "it is told", func() bool {
+		return ev.count(func(e fairlead.Event) bool {
+			return e.Kind == fairlead.EventClose && e.Reason == fairlead.Refused && e.Problem != nil && e.Problem.What == want
+		}) == 1
+	})
+}

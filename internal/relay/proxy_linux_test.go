@@ -127,6 +127,19 @@ func TestHeadersAreBelievedFromDeclaredSendersOnly(t *testing.T) {
 	eventually(t, "it is told why", func() bool { return ev.ended(fairlead.NoHeader) && ev.ended(fairlead.Denied) })
 }
 
+// Who comes through a unix socket has no address, so that no network holds it:
+// its header would be taken for what the client says.
+func TestAcceptProxyNeedsSendersWithAddresses(t *testing.T) {
+	r := newRelay(t, relay.Config{})
+	f := wish(t, "web", fairlead.TCP, "127.0.0.1:1", func(f *fairlead.Forward) {
+		f.At = fairlead.Spot{Unix: filepath.Join(t.TempDir(), "in"), Net: fairlead.TCP}
+		f.Policy.AcceptProxy = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	})
+	if err := r.Fits(f); fairlead.AsProblem(err) == nil || fairlead.AsProblem(err).Code != fairlead.CodeCannotHonour {
+		t.Errorf("got %v, want a refusal", err)
+	}
+}
+
 // HAProxy on both sides: it sends headers to us, and reads ours.
 func TestHAProxyAndWeUnderstandEachOther(t *testing.T) {
 	haproxy := lab.NeedTool(t, "haproxy")
