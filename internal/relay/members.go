@@ -317,7 +317,9 @@ func (r *Relay) stand(ctx context.Context, t *target, client netip.Addr) (*targe
 	select {
 	case <-t.group.first:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		p := fairlead.Problemf(fairlead.CodeNameServer, "nobody has told the service record %s in time", t.t.Dest())
+		p.Err = ctx.Err()
+		return nil, p
 	}
 	if m := t.ru.first(t.leaves(), client, nil); m != nil && m != t {
 		return m, nil

@@ -3,9 +3,11 @@ package relay_test
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"fairlead"
 	"fairlead/internal/lab"
@@ -146,5 +148,31 @@ func TestServiceRecordsSayHostsPortsAndOrder(t *testing.T) {
 	eventually(t, "the service is told to be gone", func() bool {
 		p := r.Report()[0].Problem
 		return p != nil && p.Code == fairlead.CodeNameUnknown && r.Report()[0].State == fairlead.Broken
+	})
+}
+
+func TestAServiceRecordThatNobodyTellsIsToldAsSuch(t *testing.T) {
+	lab.CheckLeaks(t)
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	here := place.New(place.Config{Servers: []netip.AddrPort{netip.MustParseAddrPort(silent.LocalAddr().String())}})
+	t.Cleanup(here.Close)
+	var ev events
+	r := newRelay(t, relay.Config{Watch: ev.watch, Place: func(string) (fairlead.Place, error) { return here, nil }})
+	f := wish(t, "web", fairlead.TCP, "127.0.0.1:1")
+	f.To = []fairlead.Target{{Host: "_db._tcp.pool.test"}}
+	f.Policy.Connect = 100 * time.Millisecond
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	if got := said(t, f, "127.0.0.1"); got != "" {
+		t.Errorf("got %q, want a reset", got)
+	}
+	eventually(t, "it is told", func() bool {
+		return ev.count(func(e fairlead.Event) bool {
+			return e.Kind == fairlead.EventClose && e.Reason == fairlead.NameUnknown &&
+				e.Problem != nil && e.Problem.Code == fairlead.CodeNameServer
+		}) == 1
 	})
 }
