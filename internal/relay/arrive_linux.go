@@ -137,6 +137,7 @@ func (l *eventLoop) hear(ln *listening) {
 		}
 	}
 	l.hearing[l.last] = ln
+	l.prepared()
 	if !l.resting {
 		l.attend(l.last, ln)
 	}
@@ -260,7 +261,7 @@ func (l *eventLoop) receive(ln *listening) {
 		}
 		return
 	}
-	if other := l.g.idlest(); l.load.Load() <= other.load.Load()*3/2+2 || !other.request(request{op: take, a: a}) {
+	if other := l.g.idlest(); l.load.Load() <= other.load.Load()*9/8+3 || !other.request(request{op: take, a: a}) {
 		l.welcome(a)
 	}
 }
@@ -358,6 +359,7 @@ func (l *eventLoop) dial(d dialing, t *target, to netip.AddrPort) bool {
 	}
 	fd := l.spare
 	l.spare = -1
+	defer l.prepared() // each loop always holds one, so that nobody has to guess
 	sock.SetNoDelay(fd)
 	if ru.keepalive > 0 {
 		sock.SetKeepalive(fd, ru.f.Policy.Keepalive)

@@ -256,7 +256,7 @@ func (l *eventLoop) run() {
 
 // busyRounds is how often in a row a loop that always finds something to do
 // goes on, before it lets other goroutines run.
-const busyRounds = 32
+const busyRounds = 8
 
 // few is below how many pairs a loop waits in a system call of its own: it is
 // then back a few microseconds sooner. With more it waits in the runtime's
