@@ -205,6 +205,9 @@ func (u *udpEntry) session(a *arrived) *session {
 	ru.meter.Flows.Add(1)
 	ru.meter.Active.Add(1)
 	u.e.r.table.add(s)
+	if s.over.Load() { // the socket was closed meanwhile, and its end found nothing to remove
+		u.e.r.table.remove(s)
+	}
 	if targets = ru.order(targets, client); !u.server.dial(s, targets[0]) {
 		u.dialing.Add(1)
 		u.e.r.wg.Go(func() { s.dial(targets) })
@@ -315,8 +318,8 @@ func (u *udpEntry) close() {
 	u.mu.Lock()
 	u.closed = true
 	var all []*session
-	for _, s := range u.sessions {
-		all = append(all, s)
+	for e := u.used.Front(); e != nil; e = e.Next() { // also those that take no more requests
+		all = append(all, e.Value.(*session))
 	}
 	u.mu.Unlock()
 	for _, s := range all {

@@ -316,6 +316,31 @@ func TestASessionEndsWithTheRepliesThatItExpects(t *testing.T) {
 	}
 }
 
+// A session that takes no more requests waits for answers, which need the
+// socket.
+func TestSessionsThatWaitForAnswersEndWithTheirForward(t *testing.T) {
+	lab.CheckLeaks(t)
+	silent := lab.ServeUDP(t, lab.At{}, lab.UDPSilent)
+	here := place.New(place.Config{})
+	defer here.Close()
+	for name, cfg := range map[string]relay.Config{
+		"loops":      {},
+		"goroutines": {Goroutines: true},
+		"no sockets": {Place: func(string) (fairlead.Place, error) { return wrapping{here}, nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRelay(t, cfg)
+			f := wish(t, "dns", fairlead.UDP, silent.Address, func(f *fairlead.Forward) { f.Policy.Requests = 1 })
+			r.Apply(t.Context(), []*fairlead.Forward{f})
+			before := silent.Count.Load()
+			dialUDP(t, entryOf(f)).Write([]byte("who?"))
+			eventually(t, "it is asked", func() bool { return silent.Count.Load() > before && len(r.Conns()) == 1 })
+			r.Apply(t.Context(), nil)
+			eventually(t, "nothing is left", func() bool { return r.Left() == "" })
+		})
+	}
+}
+
 func TestRepliesWithoutDatagramsAreRefused(t *testing.T) {
 	r := newRelay(t, relay.Config{})
 	f := wish(t, "web", fairlead.TCP, "127.0.0.1:1", func(f *fairlead.Forward) { f.Policy.Replies = 1 })
