@@ -187,16 +187,16 @@ func (l *udpLoop) toTarget(s *session, pieces []piece, which []int32) {
 
 // toUnlinked keeps what came during the dial, or leaves it to a ferry.
 func (l *udpLoop) toUnlinked(s *session, pieces []piece, which []int32) {
+	if f := s.link.ferry; f != nil {
+		for _, i := range which {
+			pieces[i].each(func(d []byte) { f.take(pieces[i].head, d) }) // may end s, which locks it
+		}
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, i := range which {
-		pieces[i].each(func(d []byte) {
-			if f := s.link.ferry; f != nil {
-				f.take(pieces[i].head, d)
-			} else {
-				s.wait(d)
-			}
-		})
+		pieces[i].each(s.wait)
 	}
 }
 
