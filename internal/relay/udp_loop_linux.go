@@ -151,7 +151,7 @@ type udpSocket struct {
 	l       *udpLoop
 	u       *udpEntry
 	fd      int // -1 once it is closed
-	slot    int32
+	slot    int32  // -1: none
 	burst   int    // how many datagrams are taken at once
 	missed  uint32 // as the kernel last counted
 	answers []piece
@@ -324,7 +324,11 @@ func (l *udpLoop) forget(i int32) {
 
 func (x *udpSocket) serve() {
 	x.l.do(func() {
-		x.slot, _ = x.l.watch(x.fd, slot{listener: x})
+		if i, ok := x.l.watch(x.fd, slot{listener: x}); ok {
+			x.slot = i
+			return
+		}
+		x.l.r.trouble(fairlead.CodeListenFailed, "datagrams at "+x.u.e.key.String()+" are not heard: the system watches no more sockets for this user (fs.epoll.max_user_watches)")
 	})
 }
 
@@ -346,7 +350,9 @@ func (l *udpLoop) closeListener(x *udpSocket) {
 	if x.fd < 0 {
 		return
 	}
-	l.forget(x.slot)
+	if x.slot >= 0 {
+		l.forget(x.slot)
+	}
 	unix.Close(x.fd)
 	x.fd = -1
 }
