@@ -13,18 +13,27 @@ import (
 // that is admitted is counted, and has to leave. One with a ticket is not yet
 // admitted: it waits for its turn.
 func admit(ru *rule, client netip.Addr) ([]*target, *ticket, fairlead.Reason) {
-	if !ru.allowed(client) {
-		return nil, nil, fairlead.Denied
-	}
-	if len(ru.schedule) > 0 && !ru.schedule.open(time.Now()) {
-		return nil, nil, fairlead.OutsideSchedule
-	}
-	targets := ru.choose(client)
-	if len(targets) == 0 {
-		return nil, nil, fairlead.NoTarget
+	targets, why := ru.meant(client)
+	if why != "" {
+		return nil, nil, why
 	}
 	t, why := ru.enter(client)
 	return targets, t, why
+}
+
+// meant are the targets meant for a client now, or why there are none for it.
+func (ru *rule) meant(client netip.Addr) ([]*target, fairlead.Reason) {
+	if !ru.allowed(client) {
+		return nil, fairlead.Denied
+	}
+	if len(ru.schedule) > 0 && !ru.schedule.open(time.Now()) {
+		return nil, fairlead.OutsideSchedule
+	}
+	targets := ru.choose(client)
+	if len(targets) == 0 {
+		return nil, fairlead.NoTarget
+	}
+	return targets, ""
 }
 
 // allowed tells whether the client may enter at all.

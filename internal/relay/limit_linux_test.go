@@ -200,6 +200,18 @@ func TestWaitingEnds(t *testing.T) {
 	}{
 		{"in time", func(f *fairlead.Forward) { f.Policy.Queue = 50 * time.Millisecond },
 			func(*relay.Relay, *fairlead.Forward) {}, fairlead.QueueTime},
+		{"when the schedule is over by its turn", nil, func(r *relay.Relay, f *fairlead.Forward) {
+			night := *f
+			minute := time.Now().Hour()*60 + time.Now().Minute()
+			night.Policy.Schedule = []fairlead.Window{{Days: fairlead.EveryDay, From: (minute + 120) % 1440, To: (minute+180)%1440 + 1}}
+			night.Expr += " schedule"
+			r.Apply(context.Background(), []*fairlead.Forward{&night})
+			for _, c := range r.Conns() {
+				if c.Target != "" {
+					r.Kill(fairlead.Match{ID: c.ID})
+				}
+			}
+		}, fairlead.OutsideSchedule},
 		{"when the forward goes", nil, func(r *relay.Relay, _ *fairlead.Forward) { r.Apply(context.Background(), nil) }, fairlead.Shutdown},
 		{"when it is killed", nil, func(r *relay.Relay, _ *fairlead.Forward) {
 			for _, c := range r.Conns() {

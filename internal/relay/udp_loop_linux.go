@@ -150,7 +150,7 @@ type udpSocket struct {
 	herald  herald
 	l       *udpLoop
 	u       *udpEntry
-	fd      int // -1 once it is closed
+	fd      int    // -1 once it is closed
 	slot    int32  // -1: none
 	burst   int    // how many datagrams are taken at once
 	missed  uint32 // as the kernel last counted

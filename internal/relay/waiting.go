@@ -11,10 +11,11 @@ import (
 	"fairlead/internal/sys/sock"
 )
 
-// takeIn is called by accept with each connection. It takes the descriptors for a connection that was just accepted, and
-// serves it. Where they are not free, or not its source's share, it waits for
-// them apart, so that those behind it are not held up; where too many wait
-// already, it is refused if its source is greedy, and waits here otherwise. It is false when the entry was closed meanwhile.
+// takeIn is called by accept with each connection. It takes the descriptors for
+// it, and serves it. Where they are not free, or not its source's share, it
+// waits for them apart, so that those behind it are not held up; where too many
+// wait already, it is refused if its source is greedy, and waits here
+// otherwise. It is false when the entry was closed meanwhile.
 func (e *entry) takeIn(c net.Conn) bool {
 	r, b := e.r, e.rule.Load()
 	o := originOf(c)
@@ -145,14 +146,10 @@ func (e *entry) waitForTurn(b *binding, c net.Conn, o *origin, t *ticket) (*bind
 	if now := e.rule.Load(); now.rule.account == ru.account {
 		b = now
 	}
-	if !b.rule.allowed(client) {
+	targets, why := b.rule.meant(client)
+	if why != "" {
 		b.rule.leave(client)
-		return b, nil, fairlead.Denied
-	}
-	targets := b.rule.choose(client)
-	if len(targets) == 0 {
-		b.rule.leave(client)
-		return b, nil, fairlead.NoTarget
+		return b, nil, why
 	}
 	if !r.crowd.await(r.ctx, o.source, perConn-o.held) {
 		b.rule.leave(client)
