@@ -258,6 +258,12 @@ func (l *eventLoop) run() {
 // goes on, before it lets other goroutines run.
 const busyRounds = 8
 
+// many is from how many pairs on a loop lets other threads of its processor go
+// first, before it looks what has happened: the peers on this host, and the
+// network's own work, then send more that is taken together. Where nobody else
+// wants the processor it costs a short system call for a batch.
+const many = 32
+
 // few is below how many pairs a loop waits in a system call of its own: it is
 // then back a few microseconds sooner. With more it waits in the runtime's
 // poller. A thread that is often in a short system call has the runtime look
@@ -266,6 +272,9 @@ const few = 3
 
 // wait returns at once when there is more to do, else when something happens.
 func (l *eventLoop) wait() {
+	if l.load.Load() >= many {
+		sock.Yield()
+	}
 	if l.pollOnce(0) || len(l.ready) > 0 {
 		if l.busy++; l.busy >= busyRounds {
 			l.busy = 0

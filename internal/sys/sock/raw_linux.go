@@ -140,6 +140,9 @@ func EpollAdd(epfd, fd int, ev *unix.EpollEvent) error {
 	return nil
 }
 
+// Yield lets other threads run that want this processor: sched_yield(2).
+func Yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // EpollNow is what has happened already, without waiting. events must not be
 // empty.
 func EpollNow(epfd int, events []unix.EpollEvent) int {
