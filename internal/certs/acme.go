@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -29,7 +30,8 @@ type authority struct {
 	manager   *autocert.Manager
 	challenge *tls.Config // shown to the authority when it asks
 
-	mu    sync.Mutex // guards the rest
+	mu    sync.Mutex      // guards the rest
+	until context.Context // connections to the authority end with it; nil: by themselves
 	got   map[string]*x509.Certificate
 	last  map[string]error // of the last try; nil: not tried
 	busy  bool
@@ -60,6 +62,7 @@ func newAuthority(w *fairlead.TLS, state string) (*authority, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableKeepAlives = true // it is asked twice a year
+	transport.DialContext = a.dial
 	if w.ACMECA != "" {
 		roots, err := readPool(w.ACMECA)
 		if err != nil {
@@ -84,6 +87,25 @@ func newAuthority(w *fairlead.TLS, state string) (*authority, error) {
 		GetCertificate: a.manager.GetCertificate, SessionTicketsDisabled: true,
 	}
 	return a, nil
+}
+
+// dial connects to the authority. The manager takes no context for an order, so
+// that it is the connections that end early with Obtain's.
+func (a *authority) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	a.mu.Lock()
+	until := a.until
+	a.mu.Unlock()
+	if until == nil { // the manager renews by itself
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(until, cancel)()
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err == nil {
+		context.AfterFunc(until, func() { c.Close() })
+	}
+	return c, err
 }
 
 // isChallenge reports whether who offers these protocols is an ACME authority
@@ -146,9 +168,14 @@ func (s *Server) Wants(now time.Time) bool {
 
 // Obtain gets certificates that are missing, and looks at those that are
 // there. It takes as long as the authority does, five minutes at most for each
-// name, and ends early with ctx between two names.
+// name, and ends early with ctx, when the authority is asked next at the latest.
 func (s *Server) Obtain(ctx context.Context) {
 	a := s.acme
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.mu.Lock()
+	a.until = ctx
+	a.mu.Unlock()
 	missing := 0
 	for _, name := range a.names {
 		if ctx.Err() != nil {
@@ -172,7 +199,7 @@ func (s *Server) Obtain(ctx context.Context) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.busy = false
+	a.busy, a.until = false, nil
 	if missing == 0 {
 		a.tries, a.next = 0, time.Now().Add(time.Hour) // the manager renews by itself; this sees it
 		return

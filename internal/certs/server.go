@@ -4,8 +4,9 @@
 // a handshake failed.
 //
 // It makes no handshakes and carries nothing: the relay asks it for the
-// tls.Config of a connection. It starts no goroutine of its own; whoever has a
-// Server or a Client calls Look every few seconds.
+// tls.Config of a connection. It starts no goroutine of its own, but for those
+// with which package autocert renews what an authority gave, and which nobody
+// can stop; whoever has a Server or a Client calls Look every few seconds.
 package certs
 
 import (

@@ -4,12 +4,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"fairlead"
@@ -148,4 +151,40 @@ func TestAnACMEAuthorityThatIsNotThereIsTold(t *testing.T) {
 	if _, err := dialTLS(t, entryOf(f), &tls.Config{InsecureSkipVerify: true, ServerName: "www.fairlead.test"}); err == nil {
 		t.Error("a connection came about without a certificate")
 	}
+}
+
+// An authority that never answers keeps nobody from ending.
+func TestTheRelayClosesWhileAnACMEAuthorityIsAsked(t *testing.T) {
+	lab.CheckLeaks(t)
+	var asked atomic.Int64
+	authority := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		<-r.Context().Done()
+	}))
+	t.Cleanup(authority.Close)
+	rootFile := filepath.Join(t.TempDir(), "root.pem")
+	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Certificate().Raw})
+	if err := os.WriteFile(rootFile, root, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := wish(t, "web", fairlead.TCP, lab.Refused(t, lab.At{}), unchecked, func(f *fairlead.Forward) {
+		f.Policy.TLS.ACME = []string{"www.fairlead.test"}
+		f.Policy.TLS.ACMEDirectory, f.Policy.TLS.ACMECA = authority.URL, rootFile
+	})
+	r := newRelay(t, relay.Config{State: t.TempDir()})
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	eventually(t, "the authority is asked", func() bool { return asked.Load() > 0 })
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		r.Close()
+	}()
+	eventually(t, "the relay has closed", func() bool {
+		select {
+		case <-closed:
+			return true
+		default:
+			return false
+		}
+	})
 }
