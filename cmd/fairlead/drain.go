@@ -47,7 +47,11 @@ func (p *program) drain(name, target string, drained, dry bool) error {
 		return fairlead.Problemf(fairlead.CodeFailed, "the line of %s has errors, so that its targets are not known", name).
 			Fix("see them", "fairlead validate"+p.whereabouts())
 	}
-	meant, err := targetsNamed(old, target)
+	command := "fairlead drain "
+	if !drained {
+		command += "--undo "
+	}
+	meant, err := targetsNamed(old, target, command)
 	if err != nil {
 		return err
 	}
@@ -81,8 +85,9 @@ func (p *program) drain(name, target string, drained, dry bool) error {
 }
 
 // targetsNamed are the places in f's list of the target that somebody means:
-// one, or several where the same is written for different clients.
-func targetsNamed(f *fairlead.Forward, word string) ([]int, error) {
+// one, or several where the same is written for different clients. The command
+// is what they may repeat with more of its name.
+func targetsNamed(f *fairlead.Forward, word, command string) ([]int, error) {
 	var exact, hosts []int
 	all := make([]string, len(f.To))
 	for i := range f.To {
@@ -102,7 +107,7 @@ func targetsNamed(f *fairlead.Forward, word string) ([]int, error) {
 		if all[i] != all[hosts[0]] {
 			p := fairlead.Problemf(fairlead.CodeUsage, "%q is several targets of %s", word, f.Name)
 			for _, i := range hosts[:min(len(hosts), 3)] {
-				p.Fix("this one", "fairlead drain "+f.Name+" "+all[i])
+				p.Fix("this one", command+f.Name+" "+all[i])
 			}
 			return nil, exit(exitUsage, p)
 		}
