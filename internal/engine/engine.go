@@ -86,6 +86,13 @@ var errStopped = errors.New("the engine has stopped")
 // as quick as people and log files need.
 const tick = time.Second
 
+// Asking takes a hundredth of a processor at most, however many forwards there
+// are, as long as they are asked this often.
+const (
+	sparing     = 100
+	slowestTick = 5 * time.Second
+)
+
 // Run carries out what is wished until ctx ends or Close is called, and may
 // run once. It touches no carrier before the first call of Replace, Ask or
 // Drop: what a carrier kept from an earlier life stays until somebody says what
@@ -116,8 +123,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		began := time.Now()
 		e.tell()
-		timer.Reset(e.pause())
+		timer.Reset(e.pause(sparing * time.Since(began)))
 	}
 }
 
@@ -310,9 +318,9 @@ func (e *Engine) retryDue(now time.Time) bool {
 }
 
 // pause is how long Run may sleep.
-func (e *Engine) pause() time.Duration {
+func (e *Engine) pause(least time.Duration) time.Duration {
 	now := time.Now()
-	d := tick
+	d := max(tick, min(least, slowestTick))
 	sooner := func(t time.Time) {
 		if !t.IsZero() {
 			d = min(d, max(0, t.Sub(now)))

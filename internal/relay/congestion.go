@@ -49,14 +49,11 @@ func controls() (standard, cheap string) {
 	return standard, ""
 }
 
-// learnLegs finds out how this host's legs stand, as far as rules want to know.
-func (r *Relay) learnLegs(rules []*rule) {
+// learnLegs finds out how this host's legs stand.
+func (r *Relay) learnLegs() {
 	l := new(legs)
 	defer r.legs.Store(l)
 	l.standard, l.cheap = controls()
-	if l.cheap == "" && !slices.ContainsFunc(rules, func(ru *rule) bool { return ru.departure.keep }) {
-		return
-	}
 	l.links, l.own = map[netip.Prefix]bool{}, map[netip.Addr]bool{}
 	links, err := netmon.Interfaces()
 	if err != nil {

@@ -85,7 +85,7 @@ func (r *Relay) entryAt(network string, at netip.AddrPort) *entry {
 	if e := heard.entries[key{network: network, at: netip.AddrPortFrom(addr, at.Port())}]; e != nil {
 		return e
 	}
-	if e := heard.entries[key{network: network, at: netip.AddrPortFrom(every, at.Port())}]; e != nil && isLocal(addr) {
+	if e := heard.entries[key{network: network, at: netip.AddrPortFrom(every, at.Port())}]; e != nil && r.legs.Load().isOwn(addr) {
 		return e
 	}
 	return nil

@@ -289,7 +289,7 @@ func (r *Relay) lookUp(ctx context.Context, ru *rule, t *target) (local, listens
 		}
 	}
 	for _, a := range addrs {
-		if !isLocal(a) {
+		if !r.legs.Load().isOwn(a) {
 			continue
 		}
 		local = true

@@ -170,7 +170,7 @@ func (r *Relay) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.
 		}
 		rules[i] = r.newRule(f, was)
 	}
-	r.learnLegs(rules)
+	r.learnLegs()
 	for _, ru := range rules {
 		ru.checkLeaving()
 	}
