@@ -38,7 +38,7 @@ type failure struct {
 }
 
 func startLoad(t *testing.T, f *fairlead.Forward) *load {
-	l := &load{to: entryOf(f), done: make(chan struct{})}
+	l := &load{to: entryOf(f), done: make(chan struct{}), stopping: -1}
 	for i := range 8 {
 		l.work.Go(func() { l.client(i) })
 	}
@@ -99,7 +99,7 @@ func (l *load) more(t *testing.T, n int64) {
 	eventually(t, "clients are served", func() bool { return l.served.Load() >= goal })
 }
 
-// wantNoneLost fails where a client failed whose whole life was within one
+// wantNoneLost fails where a client failed whose whole life was within another
 // phase. Of those that were on a target when it stopped, there are as many as
 // clients come at a time, at most.
 func (l *load) wantNoneLost(t *testing.T) {
@@ -107,7 +107,7 @@ func (l *load) wantNoneLost(t *testing.T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, f := range l.failed {
-		if f.from == f.to {
+		if f.from == f.to && f.from != l.stopping {
 			t.Errorf("a new client failed in phase %d: %v", f.from, f.err)
 		}
 	}
@@ -137,7 +137,7 @@ func TestATargetStopsUnderLoadAndComesBack(t *testing.T) {
 				if l.heard['a'].Load() == 0 {
 					t.Error("a was not used at all")
 				}
-				l.phase.Add(1)
+				l.stopping = l.phase.Add(1)
 				a.Stop()
 				l.phase.Add(1)
 				l.more(t, 400)
