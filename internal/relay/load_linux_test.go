@@ -26,6 +26,8 @@ type load struct {
 	served atomic.Int64
 	phase  atomic.Int64 // counts what was done to the targets
 
+	stopping int64 // the phase in which a target is being stopped, and may still be found
+
 	mu     sync.Mutex // guards the rest
 	failed []failure
 }
