@@ -24,7 +24,8 @@ type crowd struct {
 	budget *budget
 	shards [16]crowdShard
 
-	some atomic.Int32 // as many wait
+	some     atomic.Int32 // as many wait
+	sessions atomic.Int64 // of datagrams, each with a descriptor
 
 	mu     sync.Mutex // guards the rest
 	queue  queue
@@ -77,6 +78,26 @@ func (c *crowd) shard(source netip.Addr) *crowdShard {
 // are its share, and nobody waits for them.
 func (c *crowd) enter(source netip.Addr) bool {
 	return c.some.Load() == 0 && c.take(source, perConn)
+}
+
+// enterSession takes the descriptor of a datagram session as enter does those
+// of a connection. Sources of datagrams are forged for nothing and never leave
+// by themselves: a quarter of all descriptors is not for them.
+func (c *crowd) enterSession(source netip.Addr) bool {
+	if c.some.Load() > 0 {
+		return false
+	}
+	if c.sessions.Add(1) <= c.budget.size-c.budget.size/4 && c.take(source, 1) {
+		return true
+	}
+	c.sessions.Add(-1)
+	return false
+}
+
+// leaveSession gives the descriptor of a session of source back.
+func (c *crowd) leaveSession(source netip.Addr) {
+	c.sessions.Add(-1)
+	c.leave(source, 1)
 }
 
 // take takes n descriptors for source if they are free and its share.

@@ -164,8 +164,8 @@ func (u *udpEntry) session(a *arrived) *session {
 		return nil
 	}
 	u.makeRoom(client, &ru.f.Policy)
-	if !u.e.r.crowd.take(sourceKey(client), 1) && !u.takeOver(client) {
-		u.e.r.trouble(fairlead.CodeNoDescriptors, "all file descriptors are in use: datagrams of new clients are dropped")
+	if !u.e.r.crowd.enterSession(sourceKey(client)) && !u.takeOver(client) {
+		u.e.r.trouble(fairlead.CodeNoDescriptors, "no file descriptor is left for datagrams of new clients: they are dropped")
 		ru.meter.Dropped.Add(1)
 		return nil
 	}
@@ -488,7 +488,7 @@ func (s *session) undialed() {
 }
 
 // giveBack gives back the descriptor of s.
-func (s *session) giveBack() { s.u.e.r.crowd.leave(sourceKey(s.key.client.Addr()), 1) }
+func (s *session) giveBack() { s.u.e.r.crowd.leaveSession(sourceKey(s.key.client.Addr())) }
 
 // wait keeps a datagram until the dial is over. The caller holds s.mu.
 func (s *session) wait(d []byte) {

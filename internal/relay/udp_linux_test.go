@@ -232,7 +232,8 @@ func TestAFloodOfForgedSourcesIsBounded(t *testing.T) {
 	echo := lab.ServeUDP(t, lab.At{}, lab.UDPSilent)
 	r := newRelay(t, relay.Config{Descriptors: 600})
 	f := wish(t, "dns", fairlead.UDP, echo.Address)
-	r.Apply(t.Context(), []*fairlead.Forward{f})
+	web := wish(t, "web", fairlead.TCP, lab.Serve(t, lab.At{}, lab.Echo).Address)
+	r.Apply(t.Context(), []*fairlead.Forward{f, web})
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		t.Fatal(err)
@@ -269,6 +270,12 @@ func TestAFloodOfForgedSourcesIsBounded(t *testing.T) {
 		}
 		return false
 	})
+	stream := dial(t, entryOf(web))
+	stream.SetDeadline(time.Now().Add(20 * time.Second))
+	if err := echoes(stream); err != nil {
+		t.Errorf("a connection found no descriptors: %v", err)
+	}
+	stream.Close()
 	t.Logf("%d sessions begun, %d goroutines more at most", r.Report()[0].Meter.Flows.Load(), most)
 	r.Apply(t.Context(), nil)
 	eventually(t, "nothing is left", func() bool { return r.Left() == "" })
