@@ -156,8 +156,9 @@ func (c *conn) finish(why fairlead.Reason, abort bool) {
 	c.rule.meter.Active.Add(-1)
 	c.to.active.Add(-1)
 	c.throttle.leave()
-	c.rule.leave(c.from.Addr())
+	// In this order: a reload may count now whom it finds in the table.
 	c.r.table.remove(c)
+	c.rule.leave(c.from.Addr())
 	c.r.crowd.leave(sourceKey(c.from.Addr()), perConn)
 	c.r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: c.rule.f.Name, Reason: why}, c)
 }
