@@ -54,11 +54,11 @@ func (r *Relay) learnLegs() {
 	l := new(legs)
 	defer r.legs.Store(l)
 	l.standard, l.cheap = controls()
-	l.links, l.own = map[netip.Prefix]bool{}, map[netip.Addr]bool{}
 	links, err := netmon.Interfaces()
 	if err != nil {
-		return
+		return // isOwn asks the system each time
 	}
+	l.links, l.own = map[netip.Prefix]bool{}, map[netip.Addr]bool{}
 	for _, link := range links {
 		for _, a := range link.Addrs {
 			l.own[a.WithZone("")] = true
