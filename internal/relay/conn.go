@@ -88,8 +88,7 @@ func (c *conn) carry(p *pump, from int32) {
 	switch {
 	case err == errTruncated && c.ended.Load() != 0:
 		// Many clients leave so after a reply. It is no clean end all the same.
-		sock.Abort(p.to)
-		c.finish(closedBy(c.ended.Load()), false)
+		c.end(closedBy(c.ended.Load()), p.to)
 	case err == nil: // the other direction ends the connection
 	case errors.Is(err, net.ErrClosed):
 		c.finish(fairlead.Shutdown, true) // somebody finished it already, as a rule
@@ -130,9 +129,20 @@ func vanishedFrom(from int32, which side) fairlead.Reason {
 // the side that is to be reset.
 const flushTime = 5 * time.Second
 
-// finish ends the connection for good; the first caller's reason counts. It
-// must not be called from inside a pump's system call.
+// finish ends the connection for good, where abort is set with a reset of both
+// sides; the first caller's reason counts. It must not be called from inside a
+// pump's system call.
 func (c *conn) finish(why fairlead.Reason, abort bool) {
+	if abort {
+		c.end(why, c.client, c.target)
+	} else {
+		c.end(why)
+	}
+}
+
+// end is finish with the sides named that are reset. The reason is taken before
+// a side is closed: the pump that watches it wakes then, and would tell its own.
+func (c *conn) end(why fairlead.Reason, reset ...net.Conn) {
 	if !c.over.CompareAndSwap(false, true) {
 		return
 	}
@@ -147,12 +157,11 @@ func (c *conn) finish(why fairlead.Reason, abort bool) {
 	case why == fairlead.ClientReset:
 		c.flush(c.up.dst)
 	}
-	if abort {
-		c.abort()
-	} else {
-		c.client.Close()
-		c.target.Close()
+	for _, side := range reset {
+		sock.Abort(side)
 	}
+	c.client.Close()
+	c.target.Close()
 	c.rule.meter.Active.Add(-1)
 	c.to.active.Add(-1)
 	c.throttle.leave()

@@ -130,6 +130,29 @@ func TestATruncatedStreamIsAReset(t *testing.T) {
 		t.Errorf("of a truncated answer the client saw %q and %v", b, err)
 	}
 	eventually(t, "a target's reset", func() bool { return ev.ended(fairlead.TargetReset) })
+
+	// From a target that leaves so when the client is done, as many do.
+	leaving := tlsServer(t, cert, key, func(c *tls.Conn) {
+		io.Copy(io.Discard, c)
+		c.NetConn().Close()
+	})
+	h := wish(t, "left", fairlead.TCP, leaving, originating(ca.File, "a.test"), unchecked)
+	r.Apply(t.Context(), []*fairlead.Forward{h})
+	for range 20 {
+		d := dial(t, entryOf(h))
+		d.CloseWrite()
+		if b, err := io.ReadAll(d); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("of an end without that of TLS the client saw %q and %v", b, err)
+		}
+	}
+	eventually(t, "the ends of all", func() bool {
+		return ev.count(func(e fairlead.Event) bool { return isEnd(e) && e.Forward == "left" }) == 20
+	})
+	if n := ev.count(func(e fairlead.Event) bool {
+		return isEnd(e) && e.Forward == "left" && e.Reason != fairlead.ClientClosed
+	}); n > 0 {
+		t.Errorf("of 20 connections that their clients closed, %d are told to have ended otherwise", n)
+	}
 }
 
 // hears is what a client hears that says nothing. It may be reset before it
