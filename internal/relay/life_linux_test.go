@@ -370,3 +370,34 @@ func TestAnEarlyResetEndsBothSidesInEachState(t *testing.T) {
 		})
 	}
 }
+
+// Ten thousand beginnings a second are not described for nobody.
+func TestBeginningsAreToldToWhoWantsToKnow(t *testing.T) {
+	lab.CheckLeaks(t)
+	tcp, udp := lab.Serve(t, lab.At{}, lab.Echo), lab.ServeUDP(t, lab.At{}, lab.UDPEcho)
+	for _, goroutines := range []bool{false, true} {
+		for _, wanted := range []bool{false, true} {
+			var ev events
+			r := newRelay(t, relay.Config{Watch: ev.watch, Goroutines: goroutines, Wanted: func(k fairlead.EventKind) bool {
+				return k != fairlead.EventOpen || wanted
+			}})
+			web, dns := wish(t, "web", fairlead.TCP, tcp.Address), wish(t, "dns", fairlead.UDP, udp.Address)
+			r.Apply(t.Context(), []*fairlead.Forward{web, dns})
+			c := dial(t, entryOf(web))
+			c.Write([]byte("x"))
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			mustAsk(t, dialUDP(t, entryOf(dns)), "x")
+			r.Kill(fairlead.Match{Forward: "web"})
+			r.Kill(fairlead.Match{Forward: "dns"})
+			eventually(t, "both ends are told", func() bool {
+				return ev.count(func(e fairlead.Event) bool { return e.Kind == fairlead.EventClose }) == 2
+			})
+			opened := ev.count(func(e fairlead.Event) bool { return e.Kind == fairlead.EventOpen })
+			if want := map[bool]int{false: 0, true: 2}[wanted]; opened != want {
+				t.Errorf("goroutines %v: %d beginnings were told, want %d", goroutines, opened, want)
+			}
+		}
+	}
+}

@@ -472,8 +472,10 @@ func (s *session) connected(to netip.AddrPort, t *target) bool {
 	s.target, s.far = t, to
 	t.active.Add(1)
 	// Told under the lock, so that the end is told afterwards.
-	d := s.describeLocked()
-	s.u.e.r.tellOf(fairlead.Event{Kind: fairlead.EventOpen, Forward: s.b.rule.f.Name}, &d)
+	if r := s.u.e.r; r.wanted(fairlead.EventOpen) {
+		d := s.describeLocked()
+		r.tellOf(fairlead.Event{Kind: fairlead.EventOpen, Forward: s.b.rule.f.Name}, &d)
+	}
 	return true
 }
 
