@@ -109,9 +109,6 @@ func (p *Pipe) Fill(fd uintptr) (int, error) {
 	return n, nil
 }
 
-// Held is how many bytes wait in the pipe.
-func (p *Pipe) Held() int { return p.held }
-
 // Drain moves what the pipe holds to fd, and returns EAGAIN when fd takes no
 // more now.
 func (p *Pipe) Drain(fd uintptr) error {

@@ -29,8 +29,5 @@ func (s *Pipes) Close() {}
 // Fill is refused.
 func (p *Pipe) Fill(fd uintptr) (int, error) { return 0, errors.ErrUnsupported }
 
-// Held is 0.
-func (p *Pipe) Held() int { return 0 }
-
 // Drain is refused.
 func (p *Pipe) Drain(fd uintptr) error { return errors.ErrUnsupported }
