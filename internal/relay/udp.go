@@ -544,27 +544,29 @@ func (s *session) answered(bytes, dropped int) {
 
 // heard notes that the target has answered.
 func (s *session) heard() {
-	if s.refused.Load() {
-		s.refused.Store(false)
-	}
-	if t := s.target; !t.fine.Load() || !s.proved.Swap(true) {
+	t := s.target
+	again := s.refused.Load() && s.refused.Swap(false) // refusals before are not in a row with later ones
+	if again || !t.fine.Load() || !s.proved.Swap(true) {
 		s.u.e.r.saw(t, nil)
 	}
 }
 
-// noteRefused marks the target as down when its host says that nothing
-// listens. The session stays where there is no other target to go to: the
-// program may be starting. Otherwise, unless it has been answered before, it
-// ends, and the client's next datagram goes elsewhere.
+// noteRefused tells the target that its host says that nothing listens: each
+// time until the target is down, because it may forgive the first ones. The
+// session stays where there is no other target to go to: the program may be
+// starting. Otherwise it ends, and the client's next datagram goes elsewhere;
+// one that has been answered before ends when the target is down.
 func (s *session) noteRefused() {
-	if s.refused.Swap(true) {
+	t := s.target
+	if !s.refused.Swap(true) || !t.down.Load() {
+		s.u.e.r.saw(t, fairlead.Problemf(fairlead.CodeTargetRefuses,
+			"%s/udp refuses datagrams: nothing listens there", s.far))
+	}
+	if s.out.Load() > 0 && !t.down.Load() {
 		return
 	}
-	r := s.u.e.r
-	r.saw(s.target, fairlead.Problemf(fairlead.CodeTargetRefuses,
-		"%s/udp refuses datagrams: nothing listens there", s.far))
-	if s.out.Load() == 0 && slices.ContainsFunc(s.b.rule.choose(s.key.client.Addr()), func(t *target) bool {
-		return t != s.target && !t.t.Drain && !t.down.Load()
+	if slices.ContainsFunc(s.b.rule.choose(s.key.client.Addr()), func(other *target) bool {
+		return other != t && !other.t.Drain && !other.down.Load()
 	}) {
 		s.finish(fairlead.Refused)
 	}

@@ -486,3 +486,44 @@ type moving struct {
 func (m *moving) DialContext(ctx context.Context, network, _ string) (net.Conn, error) {
 	return m.Place.DialContext(ctx, network, *m.to.Load())
 }
+
+// A client that keeps sending would otherwise keep its session, and so its
+// target, for ever.
+func TestASessionLeavesATargetThatHasGone(t *testing.T) {
+	lab.CheckLeaks(t)
+	for _, goroutines := range []bool{false, true} {
+		t.Run(fmt.Sprintf("goroutines %v", goroutines), func(t *testing.T) {
+			named := func(name string) lab.Answer {
+				return func([]byte, netip.AddrPort) [][]byte { return [][]byte{[]byte(name)} }
+			}
+			one, two := lab.ServeUDP(t, lab.At{}, named("one")), lab.ServeUDP(t, lab.At{}, named("two"))
+			r := newRelay(t, relay.Config{Goroutines: goroutines})
+			f := wish(t, "dns", fairlead.UDP, one.Address, func(f *fairlead.Forward) {
+				f.Policy.Choose = "failover"
+				f.To = append(f.To, fairlead.Target{Host: "127.0.0.1", Ports: fairlead.PortList{{First: two.Port.Port(), Last: two.Port.Port()}}})
+			})
+			r.Apply(t.Context(), []*fairlead.Forward{f})
+			c := dialUDP(t, entryOf(f))
+			ask := func() string {
+				c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+				c.Write([]byte("who?"))
+				b := make([]byte, 100)
+				n, _ := c.Read(b)
+				return string(b[:n])
+			}
+			if got := ask(); got != "one" {
+				t.Fatalf("%q answers, want the first target", got)
+			}
+			one.Stop()
+			lost := 0
+			for ; lost < 10 && ask() != "two"; lost++ {
+			}
+			if lost > 4 { // three of which each is forgiven as one of a kind, and one on its way
+				t.Errorf("%d datagrams were lost at a target that refuses them", lost)
+			}
+			if st := r.Report()[0]; st.Targets[0].Up || !st.Targets[1].Up {
+				t.Errorf("the targets are up: %v and %v, want the second alone", st.Targets[0].Up, st.Targets[1].Up)
+			}
+		})
+	}
+}
