@@ -178,8 +178,10 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Durati
 	var failed []error
 	for i, t := range targets {
 		t.active.Add(1) // before the others choose
+		began := time.Now()
 		c, err := r.dialInTime(ctx, b, o, t, len(targets)-i)
 		if err == nil {
+			t.far.Store(time.Since(began) >= b.rule.straightTime())
 			r.saw(t, nil)
 			return c, t, "", nil
 		}
@@ -274,3 +276,15 @@ func (r *Relay) dialTarget(ctx context.Context, b *binding, client netip.AddrPor
 type straightPlace interface {
 	Straight(host string) (netip.Addr, bool)
 }
+
+// straightTime is how long a target that is connected to in the shortest way
+// may take for it, before it is dialed with all that is known to help: other
+// addresses, other targets. A lost packet would be sent again after a second.
+func (ru *rule) straightTime() time.Duration {
+	if ru.connect == 0 {
+		return longestStraight
+	}
+	return min(longestStraight, ru.connect/time.Duration(4*len(ru.targets)))
+}
+
+const longestStraight = 250 * time.Millisecond

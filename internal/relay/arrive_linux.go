@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -148,7 +149,10 @@ func (l *eventLoop) attend(n int32, ln *listening) {
 	ln.mu.RLock()
 	defer ln.mu.RUnlock()
 	if ln.fd >= 0 {
-		sock.EpollAdd(l.epfd, ln.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: n})
+		err := sock.EpollAdd(l.epfd, ln.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: n})
+		if err != nil {
+			l.r.trouble(fairlead.CodeListenFailed, fmt.Sprintf("nobody may be heard at %s: %v", ln.e.key, err))
+		}
 	}
 }
 
@@ -198,6 +202,7 @@ func (l *eventLoop) resume() {
 		case a.e.gone.Err() != nil:
 			a.reset()
 		case l.r.crowd.enter(a.source()):
+			l.r.serving.Add(1)
 			l.welcome(*a)
 		case !l.crowded(*a):
 			l.nap = min(2*l.nap, longestNap)
@@ -261,6 +266,7 @@ func (l *eventLoop) receive(ln *listening) {
 		}
 		return
 	}
+	l.r.serving.Add(1)
 	if other := l.g.idlest(); l.load.Load() <= other.load.Load()*9/8+3 || !other.request(request{op: take, a: a}) {
 		l.welcome(a)
 	}
@@ -282,10 +288,14 @@ func (l *eventLoop) crowded(a arrival) bool {
 	}
 	r.serving.Add(1)
 	r.wg.Go(func() {
-		defer r.serving.Add(-1)
-		if why := a.e.waitForShare(t); why != "" {
+		why := a.e.waitForShare(t)
+		if why == "" && l.request(request{op: take, a: a}) {
+			return
+		}
+		r.serving.Add(-1)
+		if why != "" {
 			a.refuse(why)
-		} else if !l.request(request{op: take, a: a}) {
+		} else {
 			a.reset()
 			r.crowd.leave(a.source(), perConn)
 		}
@@ -295,11 +305,10 @@ func (l *eventLoop) crowded(a arrival) bool {
 
 // welcome lets a client in and dials for it, or has a goroutine do that which
 // takes more than to connect to a known address. Two descriptors of the budget
-// are the client's.
+// are the client's, and it is counted among those being served.
 func (l *eventLoop) welcome(a arrival) {
 	b := a.e.rule.Load()
 	ru := b.rule
-	l.r.serving.Add(1)
 	if !ru.straight || ru.believed(a.from.Addr()) {
 		l.r.wg.Go(func() { a.serve(b) })
 		return
@@ -319,29 +328,26 @@ func (l *eventLoop) welcome(a arrival) {
 		return
 	}
 	t := ru.first(targets, client, nil)
-	to, ok := l.r.straightTo(b, t)
+	to, ok := l.r.straightTo("tcp", b, t)
 	if !ok || !l.dial(dialing{a, b, targets}, t, to) {
 		l.r.wg.Go(func() { a.lead(b, t, targets, 0) })
 	}
 }
 
 // straightTo is the address to connect to for t, if that is all there is to a
-// dial: nobody need be asked, nothing is known to be wrong, and it is not
-// ourselves.
-func (r *Relay) straightTo(b *binding, t *target) (to netip.AddrPort, ok bool) {
-	if t.t.Unix != "" || t.group != nil || t.down.Load() {
+// dial: nobody need be asked, nothing is known to be wrong, it is not far away,
+// and it is not ourselves.
+func (r *Relay) straightTo(network string, b *binding, t *target) (to netip.AddrPort, ok bool) {
+	if t.t.Unix != "" || t.group != nil || t.down.Load() || t.far.Load() {
 		return to, false
-	}
-	port := t.port(b.rule.f.At.Ports, b.port)
-	if heard := r.heard.Load(); heard == nil || heard.ports[port] {
-		return to, false // it may be a circle
 	}
 	host := t.t.Host
 	if host == "self" {
 		host = "localhost"
 	}
 	a, ok := b.rule.place.(straightPlace).Straight(host)
-	return netip.AddrPortFrom(a, port), ok
+	to = netip.AddrPortFrom(a, t.port(b.rule.f.At.Ports, b.port))
+	return to, ok && r.entryAt(network, to) == nil // else it may be a circle
 }
 
 // dial begins to connect. It returns false when it could not, and the client
@@ -428,6 +434,7 @@ func (l *eventLoop) connected(p *pair) bool {
 			return false
 		}
 	}
+	*p.dial = dialing{} // keeps no rule alive
 	l.notes = append(l.notes, p.dial)
 	p.dial = nil
 	r.serving.Add(-1)
@@ -462,18 +469,6 @@ func (l *eventLoop) sweep() {
 		return p.dial == nil
 	})
 }
-
-// straightTime is how long a target that is connected to in the shortest way
-// may take for it, before it is dialed with all that is known to help: other
-// addresses, other targets. A lost packet would be sent again after a second.
-func (ru *rule) straightTime() time.Duration {
-	if ru.connect == 0 {
-		return longestStraight
-	}
-	return min(longestStraight, ru.connect/time.Duration(4*len(ru.targets)))
-}
-
-const longestStraight = 250 * time.Millisecond
 
 // passOn gives a client whose target did not answer to a goroutine, which
 // dials again, and knows other addresses, other targets, and the words for
@@ -536,8 +531,12 @@ func (a arrival) conn(ru *rule) (net.Conn, error) {
 	f := os.NewFile(uintptr(a.fd), "client")
 	defer f.Close()
 	c, err := net.FileConn(f)
-	if err == nil || !sock.NoDescriptors(err) {
-		return c, err
+	if err == nil {
+		return c, nil
+	}
+	if !sock.NoDescriptors(err) {
+		sock.ResetOnClose(a.fd)
+		return nil, err
 	}
 	r := a.e.r
 	r.short.Add(1)

@@ -88,8 +88,7 @@ func (g *engine) carry(id uint64, ru *rule, to *target, o *origin, client, serve
 	t.Close()
 	p.open()
 	if !l.ask(p, begin, "") { // the relay is closing
-		p.over = true
-		p.release(fairlead.Shutdown, true)
+		l.finish(p, fairlead.Shutdown, true)
 	}
 	return true
 }
@@ -163,7 +162,7 @@ type eventLoop struct {
 	n       int                   // of them
 	poll    func(fd uintptr) bool // fills them
 	busy    int                   // rounds in a row that found something to do
-	alarmed bool                  // it will be woken to look after those above
+	alarm   *time.Timer           // wakes it to look after those above
 	target  *netip.AddrPort       // that the last pair was connected to
 	arrivals
 
@@ -193,6 +192,7 @@ func newEventLoop(g *engine) (*eventLoop, error) {
 		events: make([]unix.EpollEvent, 256), arrivals: newArrivals(),
 	}
 	l.poll = l.pollOnce
+	l.alarm = time.AfterFunc(time.Hour, l.wake)
 	unix.SetNonblock(epfd, true) // else the runtime would not wait for it
 	l.file = os.NewFile(uintptr(epfd), "event loop")
 	if l.raw, err = l.file.SyscallConn(); err != nil {
@@ -284,13 +284,12 @@ func (l *eventLoop) wait() {
 	}
 	l.busy = 0
 	switch {
-	case l.alarmed:
-	case l.resting:
-		l.alarm(l.nap)
 	case len(l.dying) > 0:
-		l.alarm(deathWatch)
+		l.alarm.Reset(deathWatch)
+	case l.resting:
+		l.alarm.Reset(l.nap)
 	case len(l.dialing) > 0:
-		l.alarm(sweepTime)
+		l.alarm.Reset(sweepTime) // put off by others' news, which has them looked through as well
 	}
 	if l.load.Load() >= few {
 		l.raw.Read(l.poll)
@@ -305,12 +304,6 @@ func (l *eventLoop) pollOnce(uintptr) bool {
 	return l.n > 0
 }
 
-// alarm has the loop woken after that time.
-func (l *eventLoop) alarm(d time.Duration) {
-	l.alarmed = true
-	time.AfterFunc(d, l.wake)
-}
-
 // deathWatch is how often those are looked at who get their last bytes.
 const deathWatch = 20 * time.Millisecond
 
@@ -319,7 +312,6 @@ func (l *eventLoop) event(ev unix.EpollEvent) {
 	case ev.Fd == wakerEvent:
 		var b [8]byte
 		unix.Read(l.waker, b[:])
-		l.alarmed = false
 		return
 	case ev.Fd <= firstListen:
 		if ln := l.hearing[ev.Fd]; ln != nil {
@@ -421,6 +413,7 @@ func (l *eventLoop) again() {
 		}
 	}
 	if l.ready == nil {
+		clear(ready) // keeps nothing alive
 		l.ready = ready[:0]
 	}
 }
@@ -457,6 +450,7 @@ func (l *eventLoop) end() {
 		case begin:
 			l.finish(q.p, fairlead.Shutdown, true)
 		case take:
+			l.r.serving.Add(-1)
 			q.a.reset()
 			l.r.crowd.leave(q.a.source(), perConn)
 		}
@@ -471,6 +465,7 @@ func (l *eventLoop) end() {
 		}
 	}
 	l.arrivals.close()
+	l.alarm.Stop()
 	l.mu.Lock() // nobody wakes it any more
 	defer l.mu.Unlock()
 	l.file.Close()

@@ -105,8 +105,8 @@ func (p *pair) release(why fairlead.Reason, abort bool) {
 	p.l.load.Add(-1)
 	p.rule.meter.Active.Add(-1)
 	p.to.active.Add(-1)
+	r.table.remove(p) // before leave: who counts those of the table must not count it twice
 	p.rule.leave(p.client.Addr())
-	r.table.remove(p)
 	r.crowd.leave(sourceKey(p.client.Addr()), perConn)
 	r.tell(fairlead.Event{Kind: fairlead.EventClose, Forward: p.rule.f.Name, Reason: why}, p)
 }

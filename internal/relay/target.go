@@ -24,6 +24,7 @@ type target struct {
 	tier   int           // lower ones are tried first
 	hash   uint64        // of what is dialed
 	down   atomic.Bool   // problem is not nil
+	far    atomic.Bool   // the last connection took long to be made
 	back   atomic.Int64  // when it came back, in Unix nanoseconds; 0: it was never down
 	chosen atomic.Uint64 // its last turn
 

@@ -362,7 +362,7 @@ func (x *udpSocket) dial(s *session, t *target) bool {
 	if !s.b.rule.straight {
 		return false
 	}
-	to, ok := x.l.r.straightTo(s.b, t)
+	to, ok := x.l.r.straightTo("udp", s.b, t)
 	if !ok {
 		return false
 	}
