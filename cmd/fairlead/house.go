@@ -174,7 +174,7 @@ func (l *listening) at(network string, at netip.AddrPort) (yes, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.was[network] == nil || time.Since(l.taken[network]) >= aMoment {
-		now, err := holder.AllListening(network)
+		now, err := holder.Listening(network)
 		if err != nil {
 			return false, false
 		}

@@ -122,9 +122,9 @@ func scriptListening(ts *testscript.TestScript, neg bool, args []string) {
 	at, err := netip.ParseAddrPort(args[0])
 	ts.Check(err)
 	poll(ts, args[0]+" as wanted", func() bool {
-		yes, err := holder.Listening("tcp", at)
+		all, err := holder.Listening("tcp")
 		ts.Check(err)
-		return yes != neg
+		return all.At(at) != neg
 	})
 }
 

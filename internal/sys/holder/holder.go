@@ -79,22 +79,6 @@ func Find(network string, at netip.AddrPort) ([]Holder, error) {
 // that same path.
 func FindPath(path string) ([]Holder, error) { return findPath(path) }
 
-// Listening says whether a connection to at, an address of this host, would
-// find a socket: for tcp one that listens there or at a wildcard that covers
-// it, for udp one bound there and not connected. An unspecified at means
-// loopback, as in dialing. It is quick: it looks at no process.
-func Listening(network string, at netip.AddrPort) (bool, error) {
-	proto, _, err := protocol(network)
-	if err != nil {
-		return false, err
-	}
-	a := dialed(at.Addr())
-	if !a.IsValid() {
-		return false, fmt.Errorf("is somebody listening at port %d: no address given", at.Port())
-	}
-	return listening(proto, a, at.Port())
-}
-
 // dialed is where a connection to a goes: loopback for an unspecified one.
 func dialed(a netip.Addr) netip.Addr {
 	switch a = a.Unmap().WithZone(""); a {
@@ -106,23 +90,25 @@ func dialed(a netip.Addr) netip.Addr {
 	return a
 }
 
-// Listeners is what Listening would have said at one moment: the kernel looks
-// at all sockets for one question as it does for all of them. It does not
-// change.
+// Listeners is who listened on this host at one moment. The kernel looks at all
+// sockets for one question as it does for all of them. It does not change.
 type Listeners struct {
 	at map[uint16][]bound
 }
 
-// AllListening lists who listens now.
-func AllListening(network string) (*Listeners, error) {
+// Listening lists who listens now. It is quick: it looks at no process.
+func Listening(network string) (*Listeners, error) {
 	proto, _, err := protocol(network)
 	if err != nil {
 		return nil, err
 	}
-	return allListening(proto)
+	return listening(proto)
 }
 
-// At reports whether a connection to at would have found a socket.
+// At reports whether a connection to at, an address of this host, would have
+// found a socket: for tcp one that listens there or at a wildcard that covers
+// it, for udp one bound there and not connected. An unspecified at means
+// loopback, as in dialing.
 func (l *Listeners) At(at netip.AddrPort) bool {
 	a := dialed(at.Addr())
 	return slices.ContainsFunc(l.at[at.Port()], func(b bound) bool { return b.covers(a) })

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +31,7 @@ func find(proto string, at bound, port uint16) ([]Holder, error) {
 	return nil, nil
 }
 
-func allListening(proto string) (*Listeners, error) {
+func listening(proto string) (*Listeners, error) {
 	list, err := inetSockets(proto, 0, listens[proto])
 	if err != nil {
 		return nil, fmt.Errorf("who listens at %s ports: %w", proto, err)
@@ -42,19 +41,6 @@ func allListening(proto string) (*Listeners, error) {
 		l.at[s.port] = append(l.at[s.port], s.local)
 	}
 	return l, nil
-}
-
-func listening(proto string, at netip.Addr, port uint16) (bool, error) {
-	list, err := inetSockets(proto, port, listens[proto])
-	if err != nil {
-		return false, fmt.Errorf("is somebody listening at %s/%s: %w", netip.AddrPortFrom(at, port), proto, err)
-	}
-	for _, s := range list {
-		if s.local.covers(at) {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 func findPath(path string) ([]Holder, error) {

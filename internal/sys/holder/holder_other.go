@@ -15,6 +15,5 @@ func find(string, bound, uint16) ([]Holder, error) { return nil, errUnknown }
 
 func findPath(string) ([]Holder, error) { return nil, errUnknown }
 
-func allListening(string) (*Listeners, error) { return nil, errUnknown }
+func listening(string) (*Listeners, error) { return nil, errUnknown }
 
-func listening(string, netip.Addr, uint16) (bool, error) { return false, errUnknown }

@@ -111,7 +111,7 @@ func TestUnknownNetworkIsRefused(t *testing.T) {
 		if _, err := Find(network, at); err == nil {
 			t.Errorf("Find took %q", network)
 		}
-		if _, err := Listening(network, at); err == nil {
+		if _, err := Listening(network); err == nil {
 			t.Errorf("Listening took %q", network)
 		}
 	}
