@@ -5,7 +5,6 @@ package holder
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"runtime"
 )
 
