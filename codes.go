@@ -250,7 +250,7 @@ They last until the next start of the machine; put them where your system keeps 
 	{CodeCannotCarry, "this version cannot carry this kind",
 		`The sentence is right and is kept, but the part of the program that would carry it does not exist in this version. Nothing pretends to forward: the state is "broken" until a version can.`},
 	{CodeCannotHonour, "a modifier cannot be honoured",
-		`The sentence is right, but the carrier that would carry it cannot do what this modifier asks. It is refused as a whole rather than carried without the condition.`},
+		`The sentence is right, but the carrier that would carry it cannot do what this modifier asks, or the modifier means nothing for this forward, as "mode" where no unix socket is listened at. It is refused as a whole rather than carried without the condition.`},
 	{CodeUnknownPlace, "unknown place",
 		`"via" names a place that no line declares: place NAME ssh user@host, place NAME fairlead host:port, place NAME router auto.`},
 	{CodeBlock, "braces do not match",

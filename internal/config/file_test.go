@@ -89,6 +89,42 @@ func TestExampleFileParses(t *testing.T) {
 	}
 }
 
+// What the defaults say of one network, or of clients that wait for a limit,
+// is not put upon forwards that have none of it.
+func TestDefaultsHoldOnlyWhereTheyMeanSomething(t *testing.T) {
+	file, problems := Parse("f.conf", []byte(`defaults {
+	queue 5s
+	max-queue 9
+	congestion reno
+	mode 660
+	greet 2s
+	linger 9s
+	keepalive 30s
+	requests 1
+	slow-start 10s
+	check http /
+	proxy-protocol v1
+}
+dns:  forward 53/udp to a
+web:  forward 80 to a max-conns 3
+both: forward 54/tcp+udp to a
+ways: forward 443 to a sni a.net, b sni b.net policy random
+sock: forward unix:/run/x to a:80
+`))
+	wantProblems(t, problems)
+	for i, want := range []string{
+		"forward 53/udp to a requests 1",
+		"forward 80 to a max-conns 3 queue 5s max-queue 9 proxy-protocol v1 congestion reno check http / linger 9s keepalive 30s",
+		"forward 54/tcp+udp to a congestion reno check http / requests 1 linger 9s keepalive 30s",
+		"forward 443 to a sni a.net, b sni b.net proxy-protocol v1 congestion reno policy random slow-start 10s check http / greet 2s linger 9s keepalive 30s",
+		"forward unix:/run/x to a:80 proxy-protocol v1 congestion reno mode 660 check http / linger 9s keepalive 30s",
+	} {
+		if got := file.Forwards[i].Expr; got != want {
+			t.Errorf("\n got %s\nwant %s", got, want)
+		}
+	}
+}
+
 func TestDefaultsHoldWhereNothingIsSaid(t *testing.T) {
 	file := mustParse(t, `
 a: forward 1 to x

@@ -38,8 +38,8 @@ func (l *loader) sortProblems() {
 	})
 }
 
-// applyDefaults gives every forward the defaults that it does not say itself
-// and that its kind knows.
+// applyDefaults gives every forward the defaults that it does not say itself,
+// that its kind knows and that mean something for it.
 func (l *loader) applyDefaults() {
 	if l.defaults.empty() {
 		return
@@ -49,7 +49,7 @@ func (l *loader) applyDefaults() {
 		k := kindOf(string(f.Kind))
 		for i := range modifiers {
 			m := &modifiers[i]
-			if !l.defaults.has(i) || m.kinds&k.bit == 0 || m.field.said(f) {
+			if !l.defaults.has(i) || m.kinds&k.bit == 0 || m.field.said(f) || !suits(m.Word, f, &l.file.Defaults.Policy) {
 				continue
 			}
 			if _, ok := l.file.own[f]; !ok {
@@ -58,6 +58,39 @@ func (l *loader) applyDefaults() {
 			m.field.copy(f, &l.file.Defaults)
 		}
 	}
+}
+
+// suits reports whether a word of the defaults means something for f, which has
+// the defaults before it in the table already. A carrier refuses such words
+// where a forward says them itself. Words that keep somebody out or something
+// secret suit every forward: a carrier that cannot keep them has to say so.
+func suits(word string, f *fairlead.Forward, defaults *fairlead.Policy) bool {
+	if f.Kind != fairlead.KindForward {
+		return true
+	}
+	p := &f.Policy
+	tcp, udp := f.At.Net&fairlead.TCP != 0, f.At.Net&fairlead.UDP != 0
+	switch word {
+	case "mode":
+		return f.At.Unix != ""
+	case "greet":
+		return p.Front != "" || slices.ContainsFunc(f.To, func(t fairlead.Target) bool { return t.Conditional() })
+	case "queue":
+		return !udp && (p.MaxConns != 0 || p.MaxConnsPerSource != 0 || p.Rate != 0 || p.RatePerSource != 0)
+	case "max-queue":
+		return p.Queue != 0
+	case "linger", "keepalive", "congestion":
+		return tcp
+	case "check":
+		return tcp || defaults.Check.How != "tcp" && defaults.Check.How != "http"
+	case "slow-start":
+		return p.Choose != "" && p.Choose != "failover" && p.Choose != "source-hash"
+	case "requests", "replies":
+		return udp
+	case "proxy-protocol":
+		return !udp || defaults.ProxyProtocol != 1
+	}
+	return true
 }
 
 // written is a forward without what the defaults added.

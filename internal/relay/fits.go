@@ -2,6 +2,7 @@ package relay
 
 import (
 	"slices"
+	"strings"
 
 	"fairlead"
 )
@@ -45,9 +46,76 @@ func (r *Relay) Fits(f *fairlead.Forward) error {
 	if err := fitsTLS(f); err != nil {
 		return err
 	}
+	if p := fitsSense(f); p != nil {
+		return p
+	}
 	for _, c := range conditions {
 		if word := c.said(f); word != "" {
 			return fairlead.Problemf(fairlead.CodeCannotHonour, "this version cannot carry forward with %q yet", word)
+		}
+	}
+	return nil
+}
+
+// fitsSense refuses words that can mean nothing for f, nil for none. What
+// stands in the defaults of a file does not come here: it is given only to
+// forwards for which it means something (package config, suits).
+func fitsSense(f *fairlead.Forward) *fairlead.Problem {
+	p := &f.Policy
+	tcp, udp := f.At.Net&fairlead.TCP != 0, f.At.Net&fairlead.UDP != 0
+	refuse := func(word, why string) *fairlead.Problem {
+		return fairlead.Problemf(fairlead.CodeCannotHonour, "%q %s", word, why).Fix("take it out", "")
+	}
+	switch {
+	case p.SocketMode != 0 && f.At.Unix == "":
+		return refuse("mode", "is for unix sockets, and "+f.At.String()+" listens at a port")
+	case len(p.AcceptProxy) > 0 && f.At.Unix != "":
+		return refuse("accept-proxy", "names senders by address, and who comes through a unix socket has none")
+	case p.Greet != 0 && p.Front == "" && !slices.ContainsFunc(f.To, func(t fairlead.Target) bool { return t.Conditional() }):
+		return refuse("greet", "is the time for a client to say what it asks for, and no target depends on that")
+	case p.Queue != 0 && udp:
+		return refuse("queue", "is for connections: nobody knows whether a sender of datagrams waits")
+	case p.Queue != 0 && p.MaxConns == 0 && p.MaxConnsPerSource == 0 && p.Rate == 0 && p.RatePerSource == 0:
+		return refuse("queue", "is the time to wait for a turn, and there is no limit to wait for").
+			Fix("set one", "max-conns N, max-conns-per-source N, rate N/s or rate-per-source N/s")
+	case p.MaxQueue != 0 && p.Queue == 0:
+		return refuse("max-queue", "is how many clients wait, and without \"queue\" none does").
+			Fix("say how long they wait", "queue 5s")
+	case p.Linger != 0 && !tcp:
+		return refuse("linger", "is about connections that are closed one way, and UDP has none")
+	case p.Keepalive != 0 && !tcp:
+		return refuse("keepalive", "asks the other end of a TCP connection, and UDP has none")
+	case p.Congestion != "" && p.Congestion != "auto" && p.Congestion != congestionOff && !tcp:
+		return refuse("congestion", "is TCP's, and UDP has none")
+	case p.Requests != 0 && !udp:
+		return refuse("requests", "counts datagrams, and there are none without UDP")
+	case p.Replies != 0 && !udp:
+		return refuse("replies", "counts datagrams, and there are none without UDP")
+	case p.ProxyProtocol == 1 && udp:
+		return refuse("proxy-protocol v1", "has no words for UDP").Fix("say it in the other version", "proxy-protocol v2")
+	case !tcp && (p.Check.How == "tcp" || p.Check.How == "http"):
+		return refuse("check "+p.Check.How, "connects by TCP, and the targets are for UDP").
+			Fix("have it answer a datagram", "check send TEXT expect TEXT")
+	}
+	return fitsServices(f)
+}
+
+// fitsServices refuses service records of the other network: their hosts and
+// ports are those of servers that speak it (RFC 2782).
+func fitsServices(f *fairlead.Forward) *fairlead.Problem {
+	for i := range f.To {
+		t := &f.To[i]
+		if !t.Service() {
+			continue
+		}
+		_, rest, _ := strings.Cut(t.Host, ".")
+		proto, _, _ := strings.Cut(rest, ".")
+		speaks := fairlead.TCP
+		if strings.EqualFold(proto, "_udp") {
+			speaks = fairlead.UDP
+		}
+		if f.At.Net&^speaks != 0 {
+			return fairlead.Problemf(fairlead.CodeCannotHonour, "%s names servers for %s, and %s takes %s", t.Dest(), speaks, f.At.String(), f.At.Net)
 		}
 	}
 	return nil
@@ -86,28 +154,10 @@ var conditions = []condition{
 	}},
 	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
 	{word: "check", some: true, said: func(f *fairlead.Forward) string {
-		how := f.Policy.Check.How
-		if f.At.Net == fairlead.UDP && (how == "tcp" || how == "http") {
-			return "check " + how + " on UDP"
-		}
-		return unless(how, "check", "off", "tcp", "http", "expect")
+		return unless(f.Policy.Check.How, "check", "off", "tcp", "http", "expect")
 	}},
 	{word: "front", some: true, said: func(f *fairlead.Forward) string {
 		return unless(f.Policy.Front, "front", "sni", "http-host", "alpn", "protocol")
-	}},
-	{word: "accept-proxy", some: true, said: func(f *fairlead.Forward) string {
-		if len(f.Policy.AcceptProxy) > 0 && f.At.Unix != "" {
-			return "accept-proxy at a unix socket" // who comes there has no address
-		}
-		return ""
-	}},
-	{word: "requests", some: true, said: func(f *fairlead.Forward) string { return needsUDP(f, f.Policy.Requests, "requests") }},
-	{word: "replies", some: true, said: func(f *fairlead.Forward) string { return needsUDP(f, f.Policy.Replies, "replies") }},
-	{word: "proxy-protocol", some: true, said: func(f *fairlead.Forward) string {
-		if f.Policy.ProxyProtocol == 1 && f.At.Net&fairlead.UDP != 0 {
-			return "proxy-protocol v1 on UDP" // it has no words for datagrams
-		}
-		return ""
 	}},
 	{word: "tls-cert", some: true, said: func(f *fairlead.Forward) string {
 		if f.Policy.TLS.Terminates() && f.At.Net&fairlead.UDP != 0 {
@@ -118,18 +168,6 @@ var conditions = []condition{
 	{word: "target-tls", some: true, said: func(f *fairlead.Forward) string {
 		if f.Policy.TLS.Originates() && f.At.Net&fairlead.UDP != 0 {
 			return "target-tls on UDP"
-		}
-		return ""
-	}},
-	{word: "queue", some: true, said: func(f *fairlead.Forward) string {
-		if f.Policy.Queue != 0 && f.At.Net&fairlead.UDP != 0 {
-			return "queue on UDP" // nobody knows whether a sender of datagrams waits
-		}
-		return ""
-	}},
-	{word: "max-queue", some: true, said: func(f *fairlead.Forward) string {
-		if f.Policy.MaxQueue != 0 && f.Policy.Queue == 0 {
-			return "max-queue without queue"
 		}
 		return ""
 	}},
@@ -150,14 +188,6 @@ var conditions = []condition{
 		}
 		return ""
 	}},
-}
-
-// needsUDP is a word about datagrams where there are none.
-func needsUDP(f *fairlead.Forward, said int, word string) string {
-	if said != 0 && f.At.Net&fairlead.UDP == 0 {
-		return word + " without UDP"
-	}
-	return ""
 }
 
 func never(word string, said func(p *fairlead.Policy) bool) condition {
