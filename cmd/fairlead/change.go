@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,21 +62,7 @@ at its line, and taken back only if it is right.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: p.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := p.change(args[0], dry, "removed", func(src []byte) ([]byte, error) { return edited(config.Remove(src, args[0])) })
-			if err != nil || !cut || dry {
-				return err
-			}
-			ctx, cancel := p.patience()
-			defer cancel()
-			n, err := p.service().Kill(ctx, fairlead.Match{Forward: args[0]})
-			if err == nil && n > 0 {
-				p.talk.Say("%s cut", talk.Count(n, "connection"))
-			}
-			var problem *fairlead.Problem
-			if errors.As(err, &problem) && (problem.Code == fairlead.CodeNoService || problem.Code == fairlead.CodeNoSuchForward) {
-				return nil // nothing of it is left
-			}
-			return err
+			return p.remove(args[0], cut, dry)
 		},
 	}
 	rm.Flags().BoolVar(&cut, "cut", false, "end its live connections, too")
@@ -98,9 +83,14 @@ func (p *program) switchCommand(verb, short string, disabled bool) *cobra.Comman
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: p.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.change(args[0], dry, verb+"d", func(src []byte) ([]byte, error) {
+			path, _, err := p.find(args[0])
+			if err != nil {
+				return err
+			}
+			ch := p.newChange(verb+"d", args[0], path, dry)
+			return ch.tell(ch.make(func(src []byte) ([]byte, error) {
 				return edited(config.SetDisabled(src, args[0], disabled))
-			})
+			}))
 		},
 	}
 	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "show the change and make none")
@@ -159,12 +149,11 @@ func (p *program) add(flags *sentenceFlags, words []string) error {
 			Fix("another name", "fairlead add "+config.Sentence(f)+" --name "+name+"-2").
 			Fix("change the one there is", "fairlead edit "+name+" "+config.Sentence(f)))
 	}
-	for _, problem := range restless([]*fairlead.Forward{f}) {
-		p.tellProblem(problem)
-	}
-	return p.changeIn(path, name, flags.dryRun, "added", func(src []byte) ([]byte, error) {
+	ch := p.newChange("added", name, path, flags.dryRun)
+	ch.warn(restless([]*fairlead.Forward{f})...)
+	return ch.tell(ch.make(func(src []byte) ([]byte, error) {
 		return edited(config.Add(src, name, config.Sentence(f)))
-	})
+	}))
 }
 
 // edited is the result of an edit of the file's text, or its errors.
@@ -192,9 +181,10 @@ func (p *program) edit(flags *sentenceFlags, name string, words []string) error 
 	if len(problems) > 0 {
 		return exitProblems(exitUsage, problems)
 	}
-	return p.changeIn(path, name, flags.dryRun, "changed", func(src []byte) ([]byte, error) {
+	ch := p.newChange("changed", name, path, flags.dryRun)
+	return ch.tell(ch.make(func(src []byte) ([]byte, error) {
 		return edited(config.Rewrite(src, name, old, f))
-	})
+	}))
 }
 
 // find is the file in which a forward is written, which may be an included
@@ -222,49 +212,30 @@ func (p *program) find(name string) (path string, f *fairlead.Forward, err error
 	return "", nil, noSuchForward(name).Note("in", "%s", path)
 }
 
-// change edits the file that holds the forward.
-func (p *program) change(name string, dry bool, did string, edit func([]byte) ([]byte, error)) error {
+// remove takes the forward out of its file, and ends its connections where
+// that was asked for.
+func (p *program) remove(name string, cut, dry bool) error {
 	path, _, err := p.find(name)
 	if err != nil {
 		return err
 	}
-	return p.changeIn(path, name, dry, did, edit)
-}
-
-// changeIn edits path, and has a running service that reads it follow.
-func (p *program) changeIn(path, name string, dry bool, did string, edit func([]byte) ([]byte, error)) error {
-	before, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return unreadable(path, err)
+	ch := p.newChange("removed", name, path, dry)
+	err = ch.make(func(src []byte) ([]byte, error) { return edited(config.Remove(src, name)) })
+	if err != nil || !cut || dry {
+		return ch.tell(err)
 	}
-	if dry {
-		after, err := edit(before)
-		if err != nil {
-			return inFile(err, path)
-		}
-		p.showChange(before, after)
-		return nil
+	ctx, cancel := p.patience()
+	defer cancel()
+	n, err := p.service().Kill(ctx, fairlead.Match{Forward: name})
+	if err == nil && n > 0 {
+		ch.say("%s cut", talk.Count(n, "connection"))
 	}
-	var after []byte
-	if err := changeFile(path, func(src []byte) ([]byte, error) {
-		before = src
-		if after, err = edit(src); err != nil {
-			return nil, inFile(err, path)
-		}
-		return after, p.wholeIsRight(path, src, after)
-	}); err != nil {
-		return err
+	ch.doc.Cut = &n
+	var problem *fairlead.Problem
+	if errors.As(err, &problem) && (problem.Code == fairlead.CodeNoService || problem.Code == fairlead.CodeNoSuchForward) {
+		err = nil // nothing of it is left
 	}
-	if bytes.Equal(before, after) {
-		p.talk.Say("%s: nothing to change in %s", name, path)
-	} else {
-		p.showChange(before, after)
-		p.talk.Say("%s %s in %s", did, name, path)
-		if did == "added" {
-			p.talk.Offer("undo", "fairlead rm "+name+p.whereabouts())
-		}
-	}
-	return p.followUp(path, name, did == "removed")
+	return ch.tell(err)
 }
 
 // whereabouts are the flags with which this command found file and service, for
@@ -302,67 +273,6 @@ func (p *program) wholeIsRight(path string, before, after []byte) error {
 		return nil // it was no better
 	}
 	return err
-}
-
-// showChange prints the lines that differ.
-func (p *program) showChange(before, after []byte) {
-	old := map[string]int{}
-	for line := range strings.Lines(string(before)) {
-		old[line]++
-	}
-	now := map[string]int{}
-	for line := range strings.Lines(string(after)) {
-		now[line]++
-	}
-	for line := range strings.Lines(string(before)) {
-		if now[line]--; now[line] < 0 {
-			p.talk.Say("- %s", strings.TrimRight(line, "\r\n"))
-		}
-	}
-	for line := range strings.Lines(string(after)) {
-		if old[line]--; old[line] < 0 {
-			p.talk.Say("+ %s", strings.TrimRight(line, "\r\n"))
-		}
-	}
-}
-
-// followUp has the service read the file and tells how the forward stands.
-func (p *program) followUp(path, name string, gone bool) error {
-	st, err := p.serviceStatus()
-	var problem *fairlead.Problem
-	if errors.As(err, &problem) && problem.Code == fairlead.CodeNoService {
-		p.talk.Say("no service is running: it begins with \"fairlead up\"")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if !p.reads(st.File, path) {
-		p.talk.Say("the running service reads another file: %s", st.File)
-		return nil
-	}
-	ctx, cancel := p.patience()
-	defer cancel()
-	if _, err := p.service().Reload(ctx, false); err != nil {
-		return err
-	}
-	if st, err = p.serviceStatus(); err != nil {
-		return err
-	}
-	for _, f := range st.Forwards {
-		if f.Name != name || gone {
-			continue
-		}
-		if f.Error != nil {
-			problem := f.Error.Problem()
-			if fairlead.State(f.State) == fairlead.Broken && !problem.Warning {
-				return exit(codeOf(problem), problem)
-			}
-			p.tellProblem(problem)
-		}
-		p.talk.Say("%s is %s", name, f.State)
-	}
-	return nil
 }
 
 // reads reports whether the service's file is path, or includes it.
@@ -438,10 +348,11 @@ func (p *program) editor(name string) error {
 	if _, problems := config.Parse(filepath.Base(path), after); onlyWarnings(problems) != nil {
 		return onlyWarnings(problems)
 	}
-	return p.changeIn(path, name, false, "changed", func(src []byte) ([]byte, error) {
+	ch := p.newChange("changed", name, path, false)
+	return ch.tell(ch.make(func(src []byte) ([]byte, error) {
 		if !bytes.Equal(src, before) {
 			return nil, fairlead.Problemf(fairlead.CodeChangedBehind, "%s was changed meanwhile, and was left as it is", path)
 		}
 		return after, nil
-	})
+	}))
 }

@@ -61,27 +61,33 @@ func (p *program) drain(name, target string, drained, dry bool) error {
 		f.To[i].Drain = drained
 	}
 	f.Expr = config.Sentence(&f)
-	did := "drained " + f.To[meant[0]].Dest() + " of"
+	ch := p.newChange("drained", name, path, dry)
+	ch.doc.Target = f.To[meant[0]].Dest()
+	ch.did = "drained " + ch.doc.Target + " of"
 	if !drained {
-		did = "took back " + f.To[meant[0]].Dest() + " of"
+		ch.doc.Action, ch.did = "undrained", "took back "+ch.doc.Target+" of"
 	}
-	if err := p.changeIn(path, name, dry, did, func(src []byte) ([]byte, error) {
+	if err := ch.make(func(src []byte) ([]byte, error) {
 		return edited(config.Rewrite(src, name, old, &f))
-	}); err != nil || dry || !drained {
-		return err
+	}); err != nil || dry || !drained || ch.doc.Service != followed {
+		return ch.tell(err)
 	}
 	st, err := p.serviceStatus()
 	if err != nil {
-		return nil // no service: followUp has said so
+		return ch.tell(err)
 	}
 	for _, s := range st.Forwards {
 		for _, t := range s.Targets {
-			if s.Name == name && t.Target == f.To[meant[0]].Dest() && t.Draining && t.Active > 0 {
-				p.talk.Say("%s has %s left", t.Target, talk.Count(t.Active, "connection"))
+			if s.Name != name || t.Target != ch.doc.Target || !t.Draining {
+				continue
+			}
+			ch.doc.Left = &t.Active
+			if t.Active > 0 {
+				ch.say("%s has %s left", t.Target, talk.Count(t.Active, "connection"))
 			}
 		}
 	}
-	return nil
+	return ch.tell(nil)
 }
 
 // targetsNamed are the places in f's list of the target that somebody means:

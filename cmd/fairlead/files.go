@@ -187,25 +187,47 @@ func (p *program) format(path string, write, check bool) error {
 	if err := onlyWarnings(named(problems, path)); err != nil {
 		return err
 	}
+	doc := formatDocument{Schema: "fairlead/fmt/1", File: path, Usual: bytes.Equal(src, out)}
 	switch {
-	case check && bytes.Equal(src, out):
-		return nil
+	case check && doc.Usual:
 	case check:
-		p.talk.Say("%s is not in its usual form", path)
-		return exit(exitFailed)
-	case write && path != "-":
-		if bytes.Equal(src, out) {
-			return nil
+		if !p.json {
+			p.talk.Say("%s is not in its usual form", path)
 		}
-		return changeFile(path, func(now []byte) ([]byte, error) {
+		err = exit(exitFailed)
+	case write && path != "-":
+		if doc.Usual {
+			break
+		}
+		if err := changeFile(path, func(now []byte) ([]byte, error) {
 			if !bytes.Equal(now, src) {
 				return nil, fairlead.Problemf(fairlead.CodeChangedBehind, "%s was changed meanwhile", path)
 			}
 			return out, nil
-		})
+		}); err != nil {
+			return err
+		}
+		doc.Written = true
+	case p.json:
+		doc.Text = string(out)
+	default:
+		_, err = p.stdout.Write(out)
 	}
-	_, err = p.stdout.Write(out)
+	if p.json {
+		if err := p.talk.JSON(doc); err != nil {
+			return err
+		}
+	}
 	return err
+}
+
+// A formatDocument is what fmt found, for programs.
+type formatDocument struct {
+	Schema  string `json:"schema"`
+	File    string `json:"file"`
+	Usual   bool   `json:"usual"`          // it was in its usual form before
+	Written bool   `json:"written"`        // it was brought into it
+	Text    string `json:"text,omitempty"` // the usual form, unless it was checked or written
 }
 
 // maxInput is a little more than a configuration may have.

@@ -347,42 +347,88 @@ func (p *program) reloadCommand() *cobra.Command {
 		GroupID: groupChange,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := p.reload(dry)
-			return err
+			return p.reload(dry)
 		},
 	}
 	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what would change")
 	return c
 }
 
-// reload asks the service to read its file, and tells what that changed.
-func (p *program) reload(dry bool) (*control.Reload, error) {
+// reload asks the service to read its file, and tells what that changed and
+// which of the new forwards are not carried as they were asked for. One that is
+// broken makes it a part of a success.
+func (p *program) reload(dry bool) error {
 	ctx, cancel := p.patience()
 	defer cancel()
 	r, err := p.service().Reload(ctx, dry)
 	var refusal *control.Refusal
 	if errors.As(err, &refusal) {
 		if p.json {
-			return r, exitProblems(exitConfig, append(refusal.Causes, refusal.Problem))
+			return exitProblems(exitConfig, append(refusal.Causes, refusal.Problem))
 		}
 		p.talk.Problems(refusal.Causes, 0)
-		return r, exit(exitConfig, refusal.Problem)
+		return exit(exitConfig, refusal.Problem)
 	}
 	if err != nil {
-		return r, err
+		return err
 	}
+	troubles, broken := troublesOf(r, "")
 	if p.json {
-		return r, p.talk.JSON(r)
+		if err := p.talk.JSON(r); err != nil {
+			return err
+		}
+		return partly(broken)
 	}
 	for _, w := range r.Warnings {
 		p.talk.Problem(w.Problem())
 	}
+	p.tellTroubles(troubles)
 	did := "reloaded"
 	if dry {
 		did = "a reload would change"
 	}
 	p.talk.Say("%s: %d added, %d changed, %d removed, %d as before", did, len(r.Added), len(r.Changed), len(r.Removed), r.Unchanged)
-	return r, nil
+	return partly(broken)
+}
+
+// partly is the failure of what was done except for something that was told
+// already.
+func partly(failed bool) error {
+	if failed {
+		return exit(exitPartly)
+	}
+	return nil
+}
+
+// troublesOf warns of each forward that a reload brought and that does not
+// stand as it was asked for, except that of one name. broken is whether nothing
+// gets through one of them, and not because the file says so.
+func troublesOf(r *control.Reload, except string) (list []*fairlead.Problem, broken bool) {
+	for _, s := range r.Standing {
+		if s.Error == nil || s.Name == except {
+			continue
+		}
+		problem := s.Error.Problem()
+		broken = broken || fairlead.State(s.State) == fairlead.Broken && !problem.Warning
+		problem.Warning = true
+		in := s.Name
+		if s.Source != "" {
+			in = s.Source + "  " + s.Name
+		}
+		list = append(list, problem.Note("in", "%s", in))
+	}
+	return list, broken
+}
+
+// tellTroubles prints the first few of list, and how many there are besides.
+func (p *program) tellTroubles(list []*fairlead.Problem) {
+	const few = 3
+	for _, problem := range list[:min(few, len(list))] {
+		p.talk.Problem(problem)
+	}
+	if more := len(list) - few; more > 0 {
+		p.talk.Say("and %d more: see \"fairlead status\"", more)
+	}
 }
 
 // fitter is the carrier that is asked what this version can carry.

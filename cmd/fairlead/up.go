@@ -255,7 +255,11 @@ func (d *daemon) reload(by string, dry bool) (control.Plan, error) {
 	if dry {
 		return plan, nil
 	}
-	d.take(file)
+	for _, s := range d.take(file) {
+		if changed[s.Forward.Name] {
+			plan.Standing = append(plan.Standing, s)
+		}
+	}
 	e := fairlead.Event{Time: time.Now(), Kind: fairlead.EventReload, Text: "the file was read again"}
 	d.journal.log.Info(e.Text, "by", by, "added", len(plan.Added), "changed", len(plan.Changed), "removed", len(plan.Removed))
 	d.feed.Tell(e)

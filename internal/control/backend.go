@@ -43,6 +43,10 @@ type Plan struct {
 	Added, Changed, Removed []string
 	Unchanged               int
 	Warnings                []*fairlead.Problem
+
+	// Standing is how the added and changed forwards stand after it; empty
+	// where it was only asked what would change.
+	Standing []fairlead.Status
 }
 
 // A Refusal is a problem with the single errors that caused it. The client

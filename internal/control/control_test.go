@@ -87,7 +87,15 @@ func (d *desk) Reload(_ context.Context, by Actor, dry bool) (Plan, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.log = append(d.log, fmt.Sprintf("%s reloads, dry %v", by, dry))
-	return Plan{File: d.service.File, Added: []string{"new"}, Unchanged: 3}, d.fail
+	plan := Plan{File: d.service.File, Added: []string{"new"}, Unchanged: 3}
+	if !dry {
+		plan.Standing = []fairlead.Status{{
+			Forward: &fairlead.Forward{Name: "new", Source: fairlead.Pos{File: d.service.File, Line: 9}},
+			State:   fairlead.Broken,
+			Problem: fairlead.Problemf(fairlead.CodeInUse, "127.0.0.1:80 is in use"),
+		}}
+	}
+	return plan, d.fail
 }
 
 func (d *desk) said() string {

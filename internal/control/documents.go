@@ -147,6 +147,18 @@ type Reload struct {
 	Removed   []string  `json:"removed"`
 	Unchanged int       `json:"unchanged"`
 	Warnings  []Problem `json:"warnings"`
+
+	// Standing are the added and changed forwards, in the order of the file;
+	// none when it was dry.
+	Standing []Standing `json:"standing"`
+}
+
+// A Standing is how a forward stands right after the reload that brought it.
+type Standing struct {
+	Name   string   `json:"name"`
+	State  string   `json:"state"`
+	Source string   `json:"source,omitempty"` // file:line
+	Error  *Problem `json:"error,omitempty"`
 }
 
 // A KillRequest selects live connections as fairlead.Match does: what is set
@@ -205,12 +217,10 @@ func ForwardOf(s fairlead.Status) Forward {
 		Targets: make([]Target, len(s.Targets)),
 		Error:   ProblemOf(s.Problem),
 		Expires: moment(f.Expires),
+		Source:  sourceOf(f),
 
 		Engine:     s.Engine,
 		Congestion: s.Congestion,
-	}
-	if f.Source.Line > 0 && f.Source.File != "" {
-		j.Source = fmt.Sprintf("%s:%d", f.Source.File, f.Source.Line)
 	}
 	for i, t := range s.Targets {
 		j.Targets[i] = targetOf(t)
@@ -267,11 +277,24 @@ func ReloadOf(p Plan, dry bool) Reload {
 		Added: list(p.Added), Changed: list(p.Changed), Removed: list(p.Removed),
 		Unchanged: p.Unchanged,
 		Warnings:  make([]Problem, len(p.Warnings)),
+		Standing:  make([]Standing, len(p.Standing)),
 	}
 	for i, w := range p.Warnings {
 		j.Warnings[i] = *ProblemOf(w)
 	}
+	for i, s := range p.Standing {
+		j.Standing[i] = Standing{s.Forward.Name, string(s.State), sourceOf(s.Forward), ProblemOf(s.Problem)}
+	}
 	return j
+}
+
+// sourceOf is where the forward is written, file:line; "" where that is
+// nowhere.
+func sourceOf(f *fairlead.Forward) string {
+	if f.Source.Line == 0 || f.Source.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", f.Source.File, f.Source.Line)
 }
 
 // instant is t as documents have it: UTC, to the millisecond.
