@@ -166,7 +166,7 @@ A certificate's file holds the certificate and behind it those of the authoritie
 	{CodeNoHandshake, "a client did not come to a TLS connection",
 		`The client sent something else than TLS, did not finish the handshake within ten seconds, offered no version from 1.2 on or no protocol that "tls-alpn" names, did not accept the certificate, or did not show one of its own that "tls-client-ca" demands. The message has what was seen. Nothing of such a client reaches a target.`},
 	{CodeACME, "the ACME authority gave no certificate",
-		`The authority checks that the name leads here by connecting to port 443 of its addresses (challenge TLS-ALPN-01), so this forward has to be reached there: directly, or through routers and forwards that pass the connection on as it is. The message has the authority's words. It is tried again with growing pauses; authorities limit how often one may fail.`},
+		`The authority checks that the name leads here by connecting to port 443 of its addresses (challenge TLS-ALPN-01), so this forward has to be reached there: directly, or through routers and forwards that pass the connection on as it is. The message has the authority's words. Trouble with the directory itself is told as that: "acme-directory" names it, and "acme-ca" the roots to trust there. While there is no certificate at all, nobody gets in and the forward is broken. It is tried again with growing pauses; authorities limit how often one may fail.`},
 
 	{CodeTargetRefuses, "the target refuses connections",
 		`The target's machine answered with a reset: it is up, and nothing listens at that port (or its firewall rejects). Clients see the same: their connections are reset.

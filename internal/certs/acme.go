@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -12,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -222,12 +226,139 @@ func (a *authority) problem(now time.Time) *fairlead.Problem {
 		if err == nil {
 			return warning(fairlead.CodeACME, "the certificate for %s is being got from %s", name, a.directory)
 		}
-		p := warning(fairlead.CodeACME, "there is no certificate for %s: %v", name, err)
+		p := a.refusal(name, err)
+		p.Warning = true
 		p.Note("from", "%s", a.directory)
 		p.Note("next", "tried again at %s", a.next.UTC().Format(time.TimeOnly+" MST"))
-		p.Fix("have port 443 of the addresses of "+name+" lead here", "")
 		p.Err = err
 		return p
 	}
 	return nil
+}
+
+// lacking counts the names for which no certificate could be got, and those
+// that have one.
+func (a *authority) lacking() (failed, got int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range a.names {
+		switch {
+		case a.got[name] != nil:
+			got++
+		case a.last[name] != nil:
+			failed++
+		}
+	}
+	return failed, got
+}
+
+// refusal is why there is no certificate for name. Trouble on the way to the
+// directory, and a directory that is none, have nothing to do with who is
+// reached under the name.
+func (a *authority) refusal(name string, err error) *fairlead.Problem {
+	because := func(format string, args ...any) *fairlead.Problem {
+		return fairlead.Problemf(fairlead.CodeACME, "there is no certificate for %s: "+format, append([]any{name}, args...)...)
+	}
+	other := func(p *fairlead.Problem) *fairlead.Problem {
+		return p.Fix("name the directory of an ACME authority", "acme-directory URL")
+	}
+	var said *acme.Error
+	var proof *acme.AuthorizationError
+	var order *acme.OrderError
+	var way *url.Error
+	switch {
+	case errors.As(err, &proof):
+		return a.unproven(because, name, proof)
+	case errors.As(err, &order) && order.Problem != nil:
+		return because("the authority gave up the order: %s", words(order.Problem))
+	case errors.As(err, &order):
+		return because("the authority gave up the order, which is %s", order.Status)
+	case errors.As(err, &said) && !strings.HasPrefix(said.ProblemType, errorType):
+		return other(because("the directory answers as no ACME authority does: HTTP status %d", said.StatusCode))
+	case errors.As(err, &said) && said.ProblemType == errorType+"rateLimited":
+		return because("the authority has been asked too often: %s", words(said)).
+			Fix("wait: it is tried again by itself", "")
+	case errors.As(err, &said) && said.ProblemType == errorType+"externalAccountRequired":
+		return other(because("the authority wants an account that was made before, and fairlead brings none"))
+	case errors.As(err, &said):
+		return because("the authority refuses: %s", words(said))
+	case errors.As(err, &way):
+		return a.unreached(because, other, way.Err)
+	case isNoJSON(err), strings.Contains(err.Error(), "RFC 8555"):
+		return other(because("what the directory answers is not the directory of an ACME authority (RFC 8555)"))
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return because("the authority did not come to an end in time")
+	}
+	return because("%v", err)
+}
+
+// errorType begins the names of errors of RFC 8555, section 6.7.
+const errorType = "urn:ietf:params:acme:error:"
+
+// unproven is why the authority does not believe that the name leads here.
+func (a *authority) unproven(because func(string, ...any) *fairlead.Problem, name string, err *acme.AuthorizationError) *fairlead.Problem {
+	text := "it did not say why"
+	for _, e := range err.Errors {
+		var said *acme.Error
+		if errors.As(e, &said) {
+			text = words(said)
+		}
+	}
+	return because("the authority could not see that it leads here: %s", text).
+		Fix("have port 443 of the addresses of "+name+" lead here", "")
+}
+
+// unreached is what came between here and the directory.
+func (a *authority) unreached(because func(string, ...any) *fairlead.Problem, other func(*fairlead.Problem) *fairlead.Problem, err error) *fairlead.Problem {
+	var unknown x509.UnknownAuthorityError
+	var verify *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var dns *net.DNSError
+	var op *net.OpError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &unknown):
+		return because("the certificate of the directory is signed by nobody that is trusted here").
+			Fix("have the certificate of its authority in a file, and name it", "acme-ca FILE")
+	case errors.As(err, &verify):
+		return other(because("the certificate of the directory is not accepted: %s", strings.TrimPrefix(verify.Err.Error(), "x509: ")))
+	case errors.As(err, &record):
+		return other(because("the directory does not speak TLS"))
+	case errors.As(err, &dns):
+		return other(because("the directory's host %s cannot be looked up: %s", dns.Name, dns.Err))
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return other(because("the directory refuses connections"))
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return because("the directory does not answer").
+			Fix("let connections out to it, or name another", "acme-directory URL")
+	case errors.As(err, &op) && op.Op == "dial":
+		return because("the directory cannot be reached: %v", plainCause(op.Err)).
+			Fix("let connections out to it, or name another", "acme-directory URL")
+	case errors.As(err, &op):
+		return other(because("the connection to the directory broke off: %v", plainCause(op.Err)))
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return other(because("the directory ended the connection without an answer"))
+	case errors.Is(err, context.Canceled):
+		return because("it was broken off, as the program ends")
+	}
+	return other(because("the directory does not speak HTTP as an ACME authority does"))
+}
+
+func isNoJSON(err error) bool {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	return errors.As(err, &syntax) || errors.As(err, &kind) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// words are those of the authority, in one line of bounded length.
+func words(e *acme.Error) string {
+	text := strings.Join(strings.Fields(e.Detail), " ")
+	if text == "" {
+		text = strings.TrimPrefix(e.ProblemType, errorType)
+	}
+	const most = 300
+	if r := []rune(text); len(r) > most {
+		text = string(r[:most]) + "…"
+	}
+	return text
 }

@@ -113,11 +113,33 @@ func (s *Server) Look(now time.Time) {
 	s.now.Store(s.config(read))
 }
 
-// Problem is what an operator should know of the certificates, a warning, or
-// nil.
+// Lacks reports whether no handshake can succeed, as no certificate at all
+// could be got, or whether some cannot. What was not tried yet does not count.
+func (s *Server) Lacks() (all, some bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lacks()
+}
+
+func (s *Server) lacks() (all, some bool) {
+	if s.acme == nil {
+		return false, false
+	}
+	failed, got := s.acme.lacking()
+	return failed > 0 && got == 0 && len(s.read.certs) == 0, failed > 0
+}
+
+// Problem is what an operator should know of the certificates, or nil. It is
+// a warning, unless Lacks tells that no handshake can succeed.
 func (s *Server) Problem(now time.Time) *fairlead.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if all, _ := s.lacks(); all {
+		if p := s.acme.problem(now); p != nil { // it may have come just now
+			p.Warning = false
+			return p
+		}
+	}
 	if s.fault != nil {
 		return s.fault
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -133,24 +134,90 @@ func TestACertificateIsGotFromAnACMEAuthority(t *testing.T) {
 	}
 }
 
-// An authority that cannot be reached is a warning with its words; others'
-// certificates are not touched.
-func TestAnACMEAuthorityThatIsNotThereIsTold(t *testing.T) {
+// A directory that is none is told as that, with what would mend it, and the
+// forward that has no certificate to show is broken.
+func TestAnACMEDirectoryThatGivesNothingIsTold(t *testing.T) {
 	lab.CheckLeaks(t)
 	peer := lab.Serve(t, lab.At{}, lab.Echo)
+	page := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+		}
+	}
+	trusted := func(h http.HandlerFunc) (string, string) {
+		s := httptest.NewTLSServer(h)
+		t.Cleanup(s.Close)
+		file := filepath.Join(t.TempDir(), "root.pem")
+		root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+		if err := os.WriteFile(file, root, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return s.URL, file
+	}
+	for name, c := range map[string]struct {
+		at        func() (directory, root string)
+		says, fix string
+	}{
+		"not there": {func() (string, string) { return "https://" + lab.Refused(t, lab.At{}) + "/dir", "" }, "refuses connections", "acme-directory URL"},
+		"a stranger": {func() (string, string) {
+			url, _ := trusted(page(200, "{}"))
+			return url, ""
+		}, "signed by nobody that is trusted here", "acme-ca FILE"},
+		"plain": {func() (string, string) {
+			return "https://" + lab.Serve(t, lab.At{}, lab.Banner("SSH-2.0-x\r\n")).Address, ""
+		}, "does not speak TLS", "acme-directory URL"},
+		"no such page":   {func() (string, string) { return trusted(page(404, "<html>no</html>")) }, "HTTP status 404", "acme-directory URL"},
+		"a page":         {func() (string, string) { return trusted(page(200, "<html>hello</html>")) }, "not the directory of an ACME authority", "acme-directory URL"},
+		"something else": {func() (string, string) { return trusted(page(200, "{}")) }, "not the directory of an ACME authority", "acme-directory URL"},
+		"a refusal": {func() (string, string) {
+			return trusted(page(403, `{"type":"urn:ietf:params:acme:error:unauthorized","detail":"not today"}`))
+		}, "the authority refuses: not today", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := wish(t, "web", fairlead.TCP, peer.Address, unchecked, func(f *fairlead.Forward) {
+				f.Policy.TLS.ACME = []string{"www.fairlead.test"}
+				f.Policy.TLS.ACMEDirectory, f.Policy.TLS.ACMECA = c.at()
+			})
+			r := newRelay(t, relay.Config{State: t.TempDir()})
+			r.Apply(t.Context(), []*fairlead.Forward{f})
+			var s fairlead.Status
+			eventually(t, "a problem", func() bool {
+				s = r.Report()[0]
+				return s.Problem != nil && s.Problem.Code == fairlead.CodeACME && s.Problem.Err != nil
+			})
+			fix := ""
+			if len(s.Problem.Fixes) > 0 {
+				fix = s.Problem.Fixes[0].Command
+			}
+			if s.State != fairlead.Broken || s.Problem.Warning || !strings.Contains(s.Problem.What, c.says) || fix != c.fix {
+				t.Errorf("got %s: %s, %q\n(%v)", s.State, s.Problem.What, fix, s.Problem.Err)
+			}
+			if _, err := dialTLS(t, entryOf(f), &tls.Config{InsecureSkipVerify: true, ServerName: "www.fairlead.test"}); err == nil {
+				t.Error("a connection came about without a certificate")
+			}
+		})
+	}
+}
+
+// Where other certificates serve, the forward is partial.
+func TestACertificateThatIsMissingLeavesTheOthers(t *testing.T) {
+	lab.CheckLeaks(t)
+	peer := lab.Serve(t, lab.At{}, lab.Echo)
+	ca := lab.NewAuthority(t, "files")
+	cert, key := ca.Issue(t, "other", lab.Leaf{Names: []string{"other.test"}})
 	f := wish(t, "web", fairlead.TCP, peer.Address, unchecked, func(f *fairlead.Forward) {
+		f.Policy.TLS.Certs = []fairlead.Certificate{{Cert: cert, Key: key}}
 		f.Policy.TLS.ACME = []string{"www.fairlead.test"}
 		f.Policy.TLS.ACMEDirectory = "https://" + lab.Refused(t, lab.At{}) + "/dir"
 	})
 	r := newRelay(t, relay.Config{State: t.TempDir()})
 	r.Apply(t.Context(), []*fairlead.Forward{f})
-	eventually(t, "a warning", func() bool {
-		p := r.Report()[0].Problem
-		return p != nil && p.Code == fairlead.CodeACME && p.Err != nil && len(p.Fixes) == 1
+	eventually(t, "partial", func() bool {
+		s := r.Report()[0]
+		return s.State == fairlead.Partial && s.Problem != nil && s.Problem.Code == fairlead.CodeACME
 	})
-	if _, err := dialTLS(t, entryOf(f), &tls.Config{InsecureSkipVerify: true, ServerName: "www.fairlead.test"}); err == nil {
-		t.Error("a connection came about without a certificate")
-	}
+	mustDialTLS(t, entryOf(f), &tls.Config{RootCAs: ca.Pool, ServerName: "other.test"})
 }
 
 // An authority that never answers keeps nobody from ending.

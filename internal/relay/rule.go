@@ -177,9 +177,7 @@ func (ru *rule) status() fairlead.Status {
 	if p := ru.schedule.closed(time.Now()); p != nil && s.Problem == nil {
 		s.State, s.Problem = fairlead.Disabled, p
 	}
-	if s.Problem == nil {
-		s.Problem = ru.certificateProblem(time.Now())
-	}
+	ru.withoutCertificates(&s)
 	ru.mu.Lock()
 	defer ru.mu.Unlock()
 	s.Bound = ru.bound

@@ -69,7 +69,7 @@ func (ru *rule) lookAtCertificates(now time.Time) {
 }
 
 // certificateProblem is what should be known of the rule's certificates, a
-// warning, or nil.
+// warning but where there is none at all, or nil.
 func (ru *rule) certificateProblem(now time.Time) *fairlead.Problem {
 	if ru.server != nil {
 		if p := ru.server.Problem(now); p != nil {
@@ -80,6 +80,24 @@ func (ru *rule) certificateProblem(now time.Time) *fairlead.Problem {
 		return ru.client.Problem(now)
 	}
 	return nil
+}
+
+// withoutCertificates adds to s what the rule's certificates make of it: who
+// has none to show lets nobody in.
+func (ru *rule) withoutCertificates(s *fairlead.Status) {
+	p := ru.certificateProblem(time.Now())
+	if s.Problem == nil {
+		s.Problem = p
+	}
+	if ru.server == nil || s.State == fairlead.Disabled {
+		return
+	}
+	switch all, some := ru.server.Lacks(); {
+	case all:
+		s.State, s.Problem = fairlead.Broken, p
+	case some && s.State != fairlead.Broken:
+		s.State = fairlead.Partial
+	}
 }
 
 // keepCertificates takes up certificates whose files change, gets those that
