@@ -185,13 +185,13 @@ Start the service, or correct the target's port. The forward stays active; while
 
 Ways out: several addresses of this host, "source 192.0.2.10, 192.0.2.11", which are used in turn; several addresses or ports of the target; a wider net.ipv4.ip_local_port_range.
 
-The message also comes where this host has no address at all of the target's family.`},
+The target stays in service: others may reach it. The message also comes where this host has no address at all of the target's family.`},
 	{CodeNoSource, "the source cannot be used for this target",
 		`The forward says from which address or interface its targets are connected to, and none of these fits the target: an IPv4 address cannot connect to an IPv6 target, nor the other way round. No connection is made from another address than those that the sentence names.
 
 Name an address of each family that the targets have, "source 192.0.2.10, 2001:db8::10", or an interface, which has both.
 
-With "source keep" it says that the target is on this host: a client's address from elsewhere can be kept only toward other machines. Tell such a target who the client is with the PROXY protocol ("proxy-protocol v2").`},
+With "source keep" it says that the client's address cannot be kept: the target is on this host, and a client's address from elsewhere can be kept only toward other machines; or the target is of the other family than the client; or the client's address is link-local. The client is refused, and the target stays in service for others. Give the target an address of each family that clients have, or tell it who the client is with the PROXY protocol ("proxy-protocol v2").`},
 	{CodeSourceLost, "answers to kept addresses do not come back",
 		`With "source keep" the target sees the client's own address and answers to it. That answer has to come to this host, and this host has to take it for its own although it is not its address. A connection from this host's address reached the target, and one from the client's address had no answer; or the rules that take answers in are missing here.
 

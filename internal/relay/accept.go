@@ -190,7 +190,7 @@ func (r *Relay) dial(b *binding, o *origin, targets []*target, spent time.Durati
 		if why == fairlead.NoDescriptors {
 			r.trouble(fairlead.CodeNoDescriptors, "out of file descriptors: a target could not be reached")
 		} else if r.ctx.Err() == nil {
-			r.saw(t, fairlead.AsProblem(err))
+			r.blame(b.rule, t, fairlead.AsProblem(err))
 		}
 		failed = append(failed, err)
 		if ctx.Err() != nil {

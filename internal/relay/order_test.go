@@ -21,7 +21,7 @@ func choosing(policy string, weights ...int) *rule {
 }
 
 func ruleFor(f *fairlead.Forward) *rule {
-	ru := &rule{f: f}
+	ru := &rule{f: f, departure: newDeparture(&f.Policy)}
 	for i := range f.To {
 		ru.targets = append(ru.targets, ru.newTarget(&f.To[i]))
 	}

@@ -154,7 +154,12 @@ func (r *Relay) probe(ru *rule, t *target) {
 	if r.ctx.Err() != nil || err != nil && reason(err) == fairlead.NoDescriptors {
 		return
 	}
-	r.noteProbe(t, fairlead.AsProblem(err))
+	p := fairlead.AsProblem(err)
+	if p != nil && ru.lacks(p) {
+		r.noteLack(ru, p)
+		return
+	}
+	r.noteProbe(t, p)
 }
 
 // question finds out whether a target that was connected to serves, as far as

@@ -52,6 +52,7 @@ type rule struct {
 	straight bool
 
 	passed atomic.Bool // a connection has reached a target
+	lack   lack
 	chooser
 
 	mu      sync.Mutex // guards the rest
@@ -191,5 +192,8 @@ func (ru *rule) status() fairlead.Status {
 		}
 	}
 	ru.leaving.add(&s)
+	if s.Problem == nil {
+		s.Problem = ru.lack.told(time.Now())
+	}
 	return s
 }

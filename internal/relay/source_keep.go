@@ -21,36 +21,45 @@ const (
 	kept       keeping = iota
 	keptPlain          // it has none, or it is this host's own: the host's is as good
 	keptOther          // it is of the other family than the target
+	keptLink           // it means something on the client's link only
 	keptBeside         // the target is on this host, and would answer around us
 )
 
 // keeps tells whether a client's address can be kept toward a target.
 func (l *legs) keeps(client, to netip.Addr) keeping {
 	switch {
-	case !client.IsValid() || client.IsLoopback() || client.IsLinkLocalUnicast():
+	case !client.IsValid() || client.IsLoopback():
 		return keptPlain
 	case l.isOwn(to):
-		if l.isOwn(client) {
-			return keptPlain
-		}
-		return keptBeside
+		return l.unlessOwn(client, keptBeside)
+	case client.IsLinkLocalUnicast():
+		return l.unlessOwn(client, keptLink)
 	case client.Is4() != to.Is4():
-		return keptOther
+		return l.unlessOwn(client, keptOther)
 	}
 	return kept
 }
 
+func (l *legs) unlessOwn(client netip.Addr, k keeping) keeping {
+	if l.isOwn(client) {
+		return keptPlain
+	}
+	return k
+}
+
 // keepClient binds the socket to the client's address, so that the target sees
-// it (IP_TRANSPARENT, ip(7)).
+// it (IP_TRANSPARENT, ip(7)). Where that cannot be the socket must not connect:
+// from this host's address the target would let in whom it does not know.
 func (s start) keepClient(fd int, to netip.Addr, stream bool, try int) error {
 	client := netip.AddrPortFrom(s.client.Addr().Unmap(), s.client.Port())
 	switch s.r.legs.Load().keeps(client.Addr(), to) {
 	case keptPlain:
 		return nil
 	case keptOther:
-		s.r.trouble(fairlead.CodeNoSource, fmt.Sprintf("%s: the address of %s cannot be kept toward %s, which is of the other family: the target sees this host's",
-			s.ru.f.Name, client.Addr(), to))
-		return nil
+		return unkept("the address of %s cannot be kept toward %s, which is of the other family", client.Addr(), to).
+			Fix("give the target an address of the client's family", "")
+	case keptLink:
+		return unkept("the address of %s cannot be kept toward %s: it is known on the client's own link only", client.Addr(), to)
 	case keptBeside:
 		return beside(to, "the address of "+client.Addr().String())
 	}
@@ -64,6 +73,12 @@ func (s start) keepClient(fd int, to netip.Addr, stream bool, try int) error {
 		}
 	}
 	return err
+}
+
+// unkept says why a client's address cannot be kept toward a target.
+func unkept(format string, client, to netip.Addr) *fairlead.Problem {
+	return fairlead.Problemf(fairlead.CodeNoSource, format, client, to).
+		Fix("tell the target who the client is instead", "proxy-protocol v2")
 }
 
 // beside says that a target on this host cannot see whose address is kept: its
@@ -91,6 +106,11 @@ func (r *Relay) doubt(ru *rule, t *target, client netip.AddrPort, network, addre
 func (r *Relay) lookBack(ru *rule, t *target, client netip.Addr, network, address string) {
 	ctx, cancel := context.WithTimeout(r.ctx, probeTimeout)
 	defer cancel()
+	if network == "tcp" { // an answer of the other family says nothing about it
+		if network = "tcp6"; client.Is4() {
+			network = "tcp4"
+		}
+	}
 	c, err := r.connect(ctx, ru, netip.AddrPort{}, network, address)
 	if err != nil {
 		return // it is not only the kept address that finds no answer
@@ -103,15 +123,22 @@ func (r *Relay) lookBack(ru *rule, t *target, client netip.Addr, network, addres
 	t.mu.Lock()
 	t.lost = client
 	t.mu.Unlock()
-	r.saw(t, lostProblem(t, to, client, us))
+	p := lostProblem(t, to, client, us)
+	r.trouble(p.Code, ru.f.Name+": "+p.What) // others may reach it, and then it stays in service
+	r.saw(t, p)
 }
 
 // asker is for whom a target is probed: nobody, or a client whose answers were
-// lost, so that the probe sees when they come back.
+// lost, so that the probe sees when they come back. It may be that client alone
+// who has no way back. So where clients are led to other targets meanwhile, every
+// second probe is nobody's, and the target is back for everybody if it answers.
 func (t *target) asker(ru *rule) netip.AddrPort {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !ru.departure.keep || !t.lost.IsValid() || t.problem == nil || t.problem.Code != fairlead.CodeSourceLost {
+		return netip.AddrPort{}
+	}
+	if t.nobody = !t.nobody && len(ru.pool.Load().all) > 1; t.nobody {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(t.lost, 0)

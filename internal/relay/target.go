@@ -49,12 +49,15 @@ type target struct {
 	next    time.Time // of the next probe
 	backoff time.Duration
 	lost    netip.Addr // client whose answers did not come back; see doubt
+	nobody  bool       // the last probe of a lost one was nobody's; see asker
 }
 
 // One connection that fails among many that do not takes nobody out of
 // service: a target that was reached within recently has to fail so often in a
 // row. What is silent or has no route costs clients time, and does not get
 // that chance; and neither does the only target, where it makes no difference.
+// Where clients' addresses are kept, silence may be one client's, who has no way
+// back, and takes the target from nobody while others reach it.
 const (
 	failures = 3
 	recently = 10 * time.Second
@@ -133,13 +136,14 @@ func (t *target) saw(p *fairlead.Problem) {
 
 // forgives reports whether a failed dial may be one of a kind.
 func (t *target) forgives(p *fairlead.Problem, now time.Time) bool {
-	if !t.fine.Load() || p.Code != fairlead.CodeTargetRefuses && p.Code != fairlead.CodeTargetFailed {
+	onesOwn := t.ru.departure.keep && (p.Code == fairlead.CodeTargetSilent || p.Code == fairlead.CodeSourceLost)
+	if !t.fine.Load() || !onesOwn && p.Code != fairlead.CodeTargetRefuses && p.Code != fairlead.CodeTargetFailed {
 		return false
 	}
 	if now.UnixNano()-t.good.Load() >= int64(recently) || len(t.ru.pool.Load().all) < 2 {
 		return false
 	}
-	return t.failed.Add(1) < failures
+	return onesOwn || t.failed.Add(1) < failures
 }
 
 // answered notes what a probe met. Where the sentence asks for checks it takes

@@ -429,7 +429,7 @@ func (s *session) dial(targets []*target) {
 			break
 		}
 		if ctx.Err() != context.Canceled && reason(err) != fairlead.NoDescriptors {
-			r.saw(t, fairlead.AsProblem(err))
+			r.blame(s.b.rule, t, fairlead.AsProblem(err))
 		}
 	}
 	if err != nil {
