@@ -53,8 +53,9 @@ type account struct {
 	meter *fairlead.Meter
 	flood flood
 
-	active  atomic.Int64
-	limited atomic.Bool // something below limits who may enter
+	active  atomic.Int64 // connections
+	talks   atomic.Int64 // UDP sessions, at all its sockets, that max-conns counts
+	limited atomic.Bool  // something below limits who may enter
 
 	counts  sync.Mutex // guards the rest
 	limits  limits

@@ -163,9 +163,13 @@ func (u *udpEntry) session(a *arrived) *session {
 		ru.meter.Dropped.Add(1)
 		return nil
 	}
-	u.makeRoom(client, &ru.f.Policy)
+	if !u.makeRoom(client, ru) {
+		ru.meter.Dropped.Add(1)
+		return nil
+	}
 	if !u.e.r.crowd.enterSession(sourceKey(client)) && !u.takeOver(client) {
 		u.e.r.trouble(fairlead.CodeNoDescriptors, "no file descriptor is left for datagrams of new clients: they are dropped")
+		ru.talks.Add(-1)
 		ru.meter.Dropped.Add(1)
 		return nil
 	}
@@ -188,6 +192,7 @@ func (u *udpEntry) session(a *arrived) *session {
 		u.mu.Unlock()
 		s.throttle.leave()
 		s.giveBack()
+		ru.talks.Add(-1)
 		return nil
 	}
 	if !s.counts || !s.asked() {
@@ -235,10 +240,12 @@ func (u *udpEntry) touch(s *session) {
 	s.ofSource.MoveToFront(s.inSource)
 }
 
-// makeRoom ends the session that was used least recently where a new one
-// would exceed a limit: the source's own first, so that nobody can push out
-// others.
-func (u *udpEntry) makeRoom(client netip.Addr, p *fairlead.Policy) {
+// makeRoom counts a new session of ru, and ends the one that was used least
+// recently where the new one would exceed a limit: the source's own first, so
+// that nobody can push out others. It returns false, and has counted nothing,
+// where that makes no room.
+func (u *udpEntry) makeRoom(client netip.Addr, ru *rule) bool {
+	p := &ru.f.Policy
 	all, perSource := maxSessions, maxSessionsPerSource
 	if p.MaxConns > 0 {
 		all = p.MaxConns
@@ -256,6 +263,50 @@ func (u *udpEntry) makeRoom(client netip.Addr, p *fairlead.Policy) {
 	case full:
 		u.evict(u.used)
 	}
+	// Counted before it is there: other sockets of the forward do so as well, at
+	// the same time.
+	for ru.talks.Add(1); p.MaxConns > 0 && ru.talks.Load() > int64(p.MaxConns); {
+		if !u.evictOf(ru.account) {
+			ru.talks.Add(-1)
+			return false
+		}
+	}
+	return true
+}
+
+// evictOf ends the session of a forward that was used least recently, whichever
+// of its sockets has it.
+func (u *udpEntry) evictOf(a *account) bool {
+	oldest := u.idlest(a)
+	if heard := u.e.r.heard.Load(); heard != nil {
+		for _, e := range heard.entries {
+			if e.udp == nil || e.udp == u || e.rule.Load().rule.account != a {
+				continue
+			}
+			if s := e.udp.idlest(a); s != nil && (oldest == nil || s.used().Before(oldest.used())) {
+				oldest = s
+			}
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.finish(fairlead.Evicted)
+	u.server.settle()
+	return true
+}
+
+// idlest is the session of a forward that was used least recently at this
+// socket; nil where there is none.
+func (u *udpEntry) idlest(a *account) *session {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for e := u.used.Back(); e != nil; e = e.Prev() { // those of a forward that had the socket before are passed over
+		if s := e.Value.(*session); s.b.rule.account == a {
+			return s
+		}
+	}
+	return nil
 }
 
 // evict ends the last session of a list.
@@ -304,6 +355,7 @@ func (u *udpEntry) forget(s *session) {
 		return
 	}
 	u.used.Remove(s.inUsed)
+	s.b.rule.talks.Add(-1)
 	key := sourceKey(s.key.client.Addr())
 	if l := u.sources[key]; l != nil {
 		l.Remove(s.inSource)
@@ -365,6 +417,9 @@ type session struct {
 	waiting [][]byte       // datagrams that came during the dial
 	kept    bool           // somebody else has its descriptor
 }
+
+// used is when a datagram passed last.
+func (s *session) used() time.Time { return s.began.Add(time.Duration(s.last.Load())) }
 
 // introduce sets what each datagram tells the target about the client.
 func (s *session) introduce(told *origin) {

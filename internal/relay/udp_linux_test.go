@@ -527,3 +527,35 @@ func TestASessionLeavesATargetThatHasGone(t *testing.T) {
 		})
 	}
 }
+
+// The ports of a forward share its limit, and who was longest silent goes first,
+// whatever the port.
+func TestTheCapOfSessionsIsTheForwards(t *testing.T) {
+	const limit = 4
+	for _, goroutines := range []bool{false, true} {
+		t.Run(fmt.Sprintf("goroutines=%v", goroutines), func(t *testing.T) {
+			lab.CheckLeaks(t)
+			echo := lab.ServeUDP(t, lab.At{}, lab.UDPEcho)
+			r := newRelay(t, relay.Config{Goroutines: goroutines})
+			f := wish(t, "range", fairlead.UDP, echo.Address)
+			for range 2 {
+				p := lab.FreePorts(t, nil, parseAddr("127.0.0.1"), 1).Port()
+				f.At.Ports = append(f.At.Ports, fairlead.Ports{First: p, Last: p})
+			}
+			f.Policy.MaxConns = limit
+			if st := r.Apply(t.Context(), []*fairlead.Forward{f})[0]; st.Problem != nil {
+				t.Fatal(st.Problem)
+			}
+			for i := range 5 * limit {
+				c := dialUDP(t, fmt.Sprintf("127.0.0.1:%d", f.At.Ports[i%3].First))
+				mustAsk(t, c, "hello")
+				if n := len(r.Conns()); n > limit {
+					t.Fatalf("%d sessions, and the forward has max-conns %d", n, limit)
+				}
+			}
+			if n := len(r.Conns()); n != limit {
+				t.Errorf("%d sessions of %d", n, limit)
+			}
+		})
+	}
+}
