@@ -20,7 +20,7 @@ func offLoops(f *fairlead.Forward) string {
 		return "via"
 	case p.TLS.Terminates() || p.TLS.Originates():
 		return "TLS"
-	case newThrottles(p, nil) != nil:
+	case limitsBandwidth(p):
 		return "bandwidth"
 	}
 	for i := range f.To {

@@ -3,6 +3,7 @@ package relay
 import (
 	"container/heap"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,12 +11,15 @@ import (
 // which all that passed is paid for, and that moment may lie burst in the past
 // but no further. It has no lock of its own.
 type bucket struct {
-	rate  float64 // units a second
+	rate  float64 // units a second; 0: no limit
 	burst time.Duration
 	due   time.Time // when all that was let pass is paid for
 }
 
 func (b *bucket) cost(n int) time.Duration {
+	if b.rate == 0 {
+		return 0
+	}
 	return time.Duration(float64(n) / b.rate * float64(time.Second))
 }
 
@@ -40,8 +44,10 @@ const bandwidthBurst = 100 * time.Millisecond
 // comes back after a silence begins where the others are. So a party that asks
 // for little is served at once, and who asks for much, often, or over many
 // connections gets what the others leave. It has one timer, which runs only
-// while somebody waits.
+// while somebody waits. The zero value has no limit.
 type shaper struct {
+	limit atomic.Int64 // bytes a second, the same as the bucket's; 0: none
+
 	mu      sync.Mutex // guards the rest, and every share of it
 	bucket  bucket
 	reached int64  // the start of what passed last
@@ -68,31 +74,54 @@ type plea struct {
 
 func newPlea() *plea { return &plea{at: -1, ready: make(chan struct{}, 1)} }
 
-// newShaper is nil for a rate of 0, which is no limit.
-func newShaper(bytesPerSecond int64) *shaper {
-	if bytesPerSecond == 0 {
-		return nil
+// set makes the rate bytesPerSecond, 0 for no limit, also for those who wait.
+// What has passed is paid for at whichever rate is the higher: nobody pays for
+// minutes what was allowed at once.
+func (s *shaper) set(bytesPerSecond int64) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, rate := s.bucket.rate, float64(bytesPerSecond)
+	if was == rate {
+		return
 	}
-	return &shaper{bucket: newBandwidthBucket(bytesPerSecond)}
-}
-
-func newBandwidthBucket(bytesPerSecond int64) bucket {
-	return bucket{rate: float64(bytesPerSecond), burst: bandwidthBurst}
+	s.limit.Store(bytesPerSecond)
+	s.bucket.rate, s.bucket.burst = rate, bandwidthBurst
+	switch owed := s.bucket.due.Sub(now); {
+	case owed <= 0:
+	case rate == 0:
+		s.bucket.due = now
+	case rate > was:
+		s.bucket.due = now.Add(time.Duration(float64(owed) * was / rate))
+	}
+	n := s.chunk()
+	for _, q := range s.waiting {
+		q.n = min(q.n, n) // it was asked for when more might pass at a time
+	}
+	s.admit(now)
 }
 
 // chunk is how much of a stream may ask to pass at a time, so that a slow rate
 // is a steady one, and nobody waits long for another's turn. It is never more
 // than a second's worth, because what passes is paid for afterwards.
 func (s *shaper) chunk() int {
-	return min(bufferSize, max(int(s.bucket.rate/50), 512), max(int(s.bucket.rate), 1))
+	rate := int(min(s.limit.Load(), 50*bufferSize))
+	if rate == 0 {
+		return bufferSize
+	}
+	return min(bufferSize, max(rate/50, 512), rate)
 }
 
 // ask reports whether n bytes of a party may pass now. Otherwise q waits until
 // they may, which q.ready tells, or until it is withdrawn.
 func (s *shaper) ask(q *plea, of *share, n int) bool {
+	if s.limit.Load() == 0 {
+		return true
+	}
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n = min(n, s.chunk()) // more was a chunk before the rate changed
 	start := max(of.given, s.reached)
 	of.given = start + int64(n)
 	if wait := s.bucket.open(now); wait > 0 || len(s.waiting) > 0 {
@@ -121,6 +150,9 @@ func (s *shaper) withdraw(q *plea) {
 // is less than is asked for, it passes for a party that was given no more than
 // the others.
 func (s *shaper) try(of *share, n int) bool {
+	if s.limit.Load() == 0 {
+		return true
+	}
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,9 +205,13 @@ func (s *shaper) arm(wait time.Duration) {
 
 // serve lets pass what may by now.
 func (s *shaper) serve() {
-	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.admit(time.Now())
+}
+
+// admit is serve for who holds s.mu.
+func (s *shaper) admit(now time.Time) {
 	for len(s.waiting) > 0 {
 		if wait := s.bucket.open(now); wait > 0 {
 			s.arm(wait)

@@ -335,3 +335,38 @@ func TestBandwidthOfEachWayAndOfEachConnection(t *testing.T) {
 	}
 	eventually(t, "nothing is left", func() bool { return r.Left() == "" })
 }
+
+func TestAReloadThatRaisesTheBandwidthFreesLiveConnections(t *testing.T) {
+	lab.CheckLeaks(t)
+	peer := lab.Serve(t, lab.At{}, lab.Echo)
+	for _, c := range []struct {
+		name string
+		set  func(*fairlead.Policy, int64)
+	}{
+		{"bandwidth", func(p *fairlead.Policy, n int64) { p.Bandwidth = each(n) }},
+		{"bandwidth-per-conn", func(p *fairlead.Policy, n int64) { p.BandwidthPerConn = each(n) }},
+		{"bandwidth-per-source", func(p *fairlead.Policy, n int64) { p.BandwidthPerSource = each(n) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRelay(t, relay.Config{})
+			f := wish(t, "web", fairlead.TCP, peer.Address, func(f *fairlead.Forward) { c.set(&f.Policy, 100) })
+			r.Apply(t.Context(), []*fairlead.Forward{f})
+			live := dial(t, entryOf(f))
+			if err := echoes(live); err != nil {
+				t.Fatal(err)
+			}
+			const size = 64 << 10 // which would take eleven minutes
+			live.SetDeadline(time.Now().Add(20 * time.Second))
+			if _, err := live.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			g := *f
+			c.set(&g.Policy, 100<<20)
+			g.Expr += " raised"
+			r.Apply(t.Context(), []*fairlead.Forward{&g})
+			if n, err := io.ReadFull(live, make([]byte, size)); err != nil {
+				t.Errorf("%d bytes came back of %d: %v", n, size, err)
+			}
+		})
+	}
+}

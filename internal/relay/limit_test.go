@@ -257,3 +257,105 @@ func TestRatesOfAMillionSourcesAreBoundedAndKept(t *testing.T) {
 		t.Errorf("%d sources are remembered that did not come for long", n)
 	}
 }
+
+// A forward's rule after a reload that says p.
+func reloaded(limits *throttles, was, p *fairlead.Policy) *throttles {
+	return newThrottles(p, &rule{f: &fairlead.Forward{Policy: *was}, bandwidth: limits})
+}
+
+func TestBandwidthThatAReloadChangesHoldsForLiveConnections(t *testing.T) {
+	whole := func(n int64) fairlead.Policy { return fairlead.Policy{Bandwidth: each(n)} }
+	conn := func(n int64) fairlead.Policy { return fairlead.Policy{BandwidthPerConn: each(n)} }
+	source := func(n int64) fairlead.Policy { return fairlead.Policy{BandwidthPerSource: each(n)} }
+	const fast, slow, crawl = 1 << 20, 200 << 10, 10
+	for _, c := range []struct {
+		name          string
+		before, after fairlead.Policy
+		want          int // bytes a second afterwards; 0: no limit
+	}{
+		{"bandwidth lowered", whole(fast), whole(slow), slow},
+		{"bandwidth raised", whole(crawl), whole(fast), fast},
+		{"bandwidth lowered to a crawl", whole(1 << 30), whole(crawl), crawl},
+		{"per connection lowered", conn(fast), conn(slow), slow},
+		{"per connection raised", conn(slow), conn(fast), fast},
+		{"per source lowered", source(fast), source(slow), slow},
+		{"per source raised", source(crawl), source(fast), fast},
+		{"another word", whole(fast), conn(slow), slow},
+		{"one word more", source(fast), fairlead.Policy{BandwidthPerSource: each(fast), BandwidthPerConn: each(slow)}, slow},
+		{"no word any more", whole(crawl), fairlead.Policy{}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				limits := newThrottles(&c.before, nil)
+				over := make(chan struct{})
+				th := limits.join(nth(1))
+				got := 0 // is looked at while the other waits
+				var mu sync.Mutex
+				go func() {
+					defer th.leave()
+					for {
+						n := th.chunk(up)
+						if !th.pass(up, n, over, func(bool) {}) {
+							return
+						}
+						mu.Lock()
+						got += n
+						enough := c.want == 0 && got > 100<<20
+						mu.Unlock()
+						if enough {
+							return
+						}
+					}
+				}()
+				passed := func() int { mu.Lock(); defer mu.Unlock(); return got }
+				time.Sleep(10*time.Second + time.Millisecond)
+				again := reloaded(limits, &c.before, &c.after)
+				before := passed()
+				time.Sleep(time.Minute)
+				more := passed() - before
+				close(over)
+				synctest.Wait()
+				if c.want == 0 {
+					if more < 100<<20 {
+						t.Errorf("%d bytes passed after the limit was gone", more)
+					}
+				} else if least, most := 58*c.want, 61*c.want+bufferSize; more < least || more > most {
+					t.Errorf("%d bytes passed in a minute after the reload, want %d to %d", more, least, most)
+				}
+				if th := again.join(nth(2)); (th == nil) != (c.want == 0) {
+					t.Errorf("a new connection has a limit: %v", th != nil)
+				} else {
+					th.leave()
+				}
+			})
+		})
+	}
+}
+
+func TestBandwidthThatComesAndGoesIsOnePot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := fairlead.Policy{Bandwidth: each(100 << 10)}
+		limits := newThrottles(&p, nil)
+		old := limits.join(nth(1))
+		none := fairlead.Policy{}
+		limits = reloaded(limits, &p, &none)
+		limits = reloaded(limits, &none, &p)
+		young := limits.join(nth(2))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var got [2]int
+		for i, th := range []*throttle{old, young} {
+			go func() {
+				defer th.leave()
+				for n := th.chunk(up); th.pass(up, n, ctx.Done(), func(bool) {}); {
+					got[i] += n
+				}
+			}()
+		}
+		<-ctx.Done()
+		synctest.Wait()
+		if all, most := got[0]+got[1], 61*100<<10; all > most {
+			t.Errorf("an old and a new connection passed %d bytes in a minute, want %d at most", all, most)
+		}
+	})
+}

@@ -14,15 +14,16 @@ const (
 )
 
 // Throttles keep a forward's bandwidth: of all its connections together, of
-// those of one source, and of each. They go on through a reload that does not
-// change the bandwidth.
+// those of one source, and of each. They go on through a reload, which changes
+// the rates for live connections, too.
 type throttles struct {
-	whole              [2]*shaper // nil: no limit
-	perSource, perConn [2]int64
+	whole [2]shaper
 
-	mu     sync.Mutex // guards the rest
-	stakes map[netip.Addr]*stake
-	sweep  int // how many stakes there may be before those of the gone are thrown away
+	mu                 sync.Mutex // guards the rest
+	perSource, perConn [2]int64   // 0: no limit
+	live               map[*throttle]struct{}
+	stakes             map[netip.Addr]*stake
+	sweep              int // how many stakes there may be before those of the gone are thrown away
 }
 
 // A stake is what one source has of a forward's bandwidth.
@@ -30,24 +31,46 @@ type stake struct {
 	source netip.Addr
 	conns  int       // guarded by the throttles' lock
 	shares [2]share  // of the whole
-	own    [2]shaper // among its connections, where there is a limit per source
+	own    [2]shaper // among its connections
 }
 
-// newThrottles is nil where nothing is limited.
+// limitsBandwidth reports whether a sentence does.
+func limitsBandwidth(p *fairlead.Policy) bool {
+	none := fairlead.Bandwidth{}
+	return p.Bandwidth != none || p.BandwidthPerConn != none || p.BandwidthPerSource != none
+}
+
+// newThrottles are those of p, for who comes and for who came under was, nil
+// where nothing is limited and nothing was.
 func newThrottles(p *fairlead.Policy, was *rule) *throttles {
-	if p.Bandwidth == (fairlead.Bandwidth{}) && p.BandwidthPerConn == p.Bandwidth && p.BandwidthPerSource == p.Bandwidth {
-		return nil
-	}
+	var t *throttles
 	if was != nil {
-		if o := &was.f.Policy; o.Bandwidth == p.Bandwidth && o.BandwidthPerConn == p.BandwidthPerConn && o.BandwidthPerSource == p.BandwidthPerSource {
-			return was.bandwidth
-		}
+		t = was.bandwidth
 	}
-	return &throttles{
-		whole:     [2]*shaper{newShaper(p.Bandwidth.Up), newShaper(p.Bandwidth.Down)},
-		perSource: [2]int64{p.BandwidthPerSource.Up, p.BandwidthPerSource.Down},
-		perConn:   [2]int64{p.BandwidthPerConn.Up, p.BandwidthPerConn.Down},
-		stakes:    map[netip.Addr]*stake{},
+	if t == nil {
+		if !limitsBandwidth(p) {
+			return nil
+		}
+		t = &throttles{live: map[*throttle]struct{}{}, stakes: map[netip.Addr]*stake{}}
+	}
+	t.set(p)
+	return t
+}
+
+// set makes the rates those of p.
+func (t *throttles) set(p *fairlead.Policy) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.perSource = [2]int64{p.BandwidthPerSource.Up, p.BandwidthPerSource.Down}
+	t.perConn = [2]int64{p.BandwidthPerConn.Up, p.BandwidthPerConn.Down}
+	for dir, n := range [2]int64{p.Bandwidth.Up, p.Bandwidth.Down} {
+		t.whole[dir].set(n)
+		for _, st := range t.stakes {
+			st.own[dir].set(t.perSource[dir])
+		}
+		for th := range t.live {
+			th.own[dir].set(t.perConn[dir])
+		}
 	}
 }
 
@@ -56,7 +79,8 @@ func newThrottles(p *fairlead.Policy, was *rule) *throttles {
 type throttle struct {
 	of    *throttles
 	stake *stake
-	gates [2][]gate
+	own   [2]shaper
+	gates [2][]gate // none in a direction that had no limit when it began
 	plea  [2]*plea
 }
 
@@ -66,42 +90,50 @@ type gate struct {
 	share  *share
 }
 
-// join makes the throttle of a client's connection, nil where t is nil. It has
-// to leave.
+// join makes the throttle of a client's connection, nil where nothing is
+// limited now. It has to leave. A direction that is limited has every gate,
+// because a reload may close those that are open; one that is not stays so:
+// the ways that carry a connection's cannot be held up.
 func (t *throttles) join(client netip.Addr) *throttle {
 	if t == nil {
 		return nil
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.limits(up) && !t.limits(down) {
+		return nil
+	}
 	th := &throttle{of: t, stake: t.stake(sourceKey(client))}
+	t.live[th] = struct{}{}
 	for dir := range 2 {
+		if !t.limits(dir) {
+			continue
+		}
+		th.own[dir].set(t.perConn[dir])
 		// The narrowest first, so that who waits there is in nobody's way.
-		if n := t.perConn[dir]; n != 0 {
-			th.gates[dir] = append(th.gates[dir], gate{newShaper(n), new(share)})
+		th.gates[dir] = []gate{
+			{&th.own[dir], new(share)},
+			{&th.stake.own[dir], new(share)},
+			{&t.whole[dir], &th.stake.shares[dir]},
 		}
-		if t.perSource[dir] != 0 {
-			th.gates[dir] = append(th.gates[dir], gate{&th.stake.own[dir], new(share)})
-		}
-		if s := t.whole[dir]; s != nil {
-			th.gates[dir] = append(th.gates[dir], gate{s, &th.stake.shares[dir]})
-		}
-		if len(th.gates[dir]) > 0 {
-			th.plea[dir] = newPlea()
-		}
+		th.plea[dir] = newPlea()
 	}
 	return th
 }
 
-// stake finds or makes a source's, and counts a connection.
+// limits reports whether a direction has any. The caller holds t.mu.
+func (t *throttles) limits(dir int) bool {
+	return t.perConn[dir] != 0 || t.perSource[dir] != 0 || t.whole[dir].limit.Load() != 0
+}
+
+// stake finds or makes a source's, and counts a connection. The caller holds
+// t.mu.
 func (t *throttles) stake(source netip.Addr) *stake {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	st := t.stakes[source]
 	if st == nil {
 		st = &stake{source: source}
 		for dir, n := range t.perSource {
-			if n != 0 {
-				st.own[dir].bucket = newBandwidthBucket(n)
-			}
+			st.own[dir].set(n)
 		}
 		t.stakes[source] = st
 	}
@@ -123,6 +155,7 @@ func (th *throttle) leave() {
 	t := th.of
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.live, th)
 	th.stake.conns--
 	if th.stake.conns == 0 && t.settled(th.stake) {
 		delete(t.stakes, th.stake.source)
@@ -147,15 +180,15 @@ func (th *throttle) leave() {
 // settled reports whether a source that has no connection is owed and owes
 // nothing.
 func (t *throttles) settled(st *stake) bool {
-	for dir, s := range t.whole {
-		if s != nil && s.ahead(&st.shares[dir]) || t.perSource[dir] != 0 && !st.own[dir].idle() {
+	for dir := range t.whole {
+		if t.whole[dir].ahead(&st.shares[dir]) || !st.own[dir].idle() {
 			return false
 		}
 	}
 	return true
 }
 
-// limits reports whether a direction has any.
+// limits reports whether a direction had any when it began.
 func (th *throttle) limits(dir int) bool { return th != nil && len(th.gates[dir]) > 0 }
 
 // chunk is how much of a direction may ask to pass at a time.
