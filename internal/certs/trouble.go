@@ -7,11 +7,13 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/user"
 	"strings"
+	"syscall"
 	"time"
 
 	"fairlead"
@@ -234,9 +236,14 @@ func Refusal(err error, dest, name string) *fairlead.Problem {
 	return nil
 }
 
-// ClientTrouble is why the handshake with a client failed.
-func ClientTrouble(err error) *fairlead.Problem {
+// ClientTrouble is why the handshake with a client failed, which asked for
+// name; "" where it did not say.
+func ClientTrouble(err error, name string) *fairlead.Problem {
 	p := fairlead.Problemf(fairlead.CodeNoHandshake, "the client %s", clientTrouble(err))
+	if name != "" {
+		const most = 255 // of a name in DNS; this is a stranger's
+		p.What += fmt.Sprintf("; it asked for %q", name[:min(len(name), most)])
+	}
 	p.Err = err
 	return p
 }
@@ -251,16 +258,16 @@ func clientTrouble(err error) string {
 		return "speaks something else than TLS"
 	case errors.As(err, &verify):
 		return "shows a certificate that tls-client-ca does not vouch for: " + verify.Err.Error()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "left during the TLS handshake"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "broke off the TLS handshake: it closed the connection"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return "did not finish the TLS handshake in time"
 	case alerted:
 		switch alert {
 		case alertBadCertificate, alertCertificateUnknown, alertUnknownCA, alertCertificateExpired:
-			return "does not accept our certificate: " + alert.Error()
+			return "broke off the TLS handshake, as it does not accept our certificate: " + alert.Error()
 		}
-		return "refused the TLS handshake: " + alert.Error()
+		return "broke off the TLS handshake: " + alert.Error()
 	case strings.Contains(text, "didn't provide a certificate"):
 		return "shows no certificate, and tls-client-ca demands one"
 	case strings.Contains(text, "unsupported application protocols"):

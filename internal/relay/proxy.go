@@ -6,6 +6,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"fairlead"
@@ -71,9 +74,11 @@ func readHeader(ctx context.Context, c net.Conn, o origin) (origin, error) {
 		case !errors.Is(err, proxyproto.ErrShort):
 			return o, err
 		}
-		had := len(b)
-		b = append(b, make([]byte, n-had)...)
-		if _, err := io.ReadFull(c, b[had:]); err != nil {
+		// What has come is looked at by itself: the first bytes may show that
+		// this is no header, and then nobody waits for more.
+		b = slices.Grow(b, n-len(b))
+		k, err := c.Read(b[len(b):n])
+		if b = b[:len(b)+k]; k == 0 && err != nil {
 			return o, err
 		}
 	}
@@ -110,7 +115,14 @@ func (ru *rule) introduce(t net.Conn, o *origin, first []byte) error {
 
 // badHeader is why a sender that has to introduce its clients did not.
 func badHeader(o origin, err error) *fairlead.Problem {
-	p := fairlead.Problemf(fairlead.CodeProxyHeader, "%s sent no valid PROXY protocol header: %v", o.client.Addr(), err)
+	why := strings.TrimPrefix(err.Error(), "PROXY protocol: ")
+	switch {
+	case errors.Is(err, io.EOF):
+		why = "the connection ended before"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		why = "it did not come within " + headerTime.String()
+	}
+	p := fairlead.Problemf(fairlead.CodeProxyHeader, "%s sent no valid PROXY protocol header: %s", o.client.Addr(), why)
 	p.Err = err
 	return p
 }

@@ -127,6 +127,38 @@ func TestHeadersAreBelievedFromDeclaredSendersOnly(t *testing.T) {
 	eventually(t, "it is told why", func() bool { return ev.ended(fairlead.NoHeader) && ev.ended(fairlead.Denied) })
 }
 
+// The first bytes show that a header is none. The sender, who waits for an
+// answer, is not kept waiting for what would come with the rest of one.
+func TestAHeaderThatIsNoneIsRefusedAtItsFirstBytes(t *testing.T) {
+	lab.CheckLeaks(t)
+	peer := lab.Serve(t, lab.At{}, tells)
+	var ev events
+	r := newRelay(t, relay.Config{Watch: ev.watch})
+	f := wish(t, "web", fairlead.TCP, peer.Address, func(f *fairlead.Forward) {
+		f.Policy.AcceptProxy = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	for _, text := range []string{"GET /", "P\r", "\r\n\r\n\r"} {
+		c, err := net.Dial("tcp", entryOf(f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%q: %v, want a reset", text, err)
+		}
+	}
+	eventually(t, "it is told why", func() bool {
+		return ev.count(func(e fairlead.Event) bool {
+			return e.Reason == fairlead.NoHeader && strings.HasSuffix(e.Problem.What, "header: the peer began without a header")
+		}) == 3
+	})
+}
+
 // Who comes through a unix socket has no address, so that no network holds it:
 // its header would be taken for what the client says.
 func TestAcceptProxyNeedsSendersWithAddresses(t *testing.T) {

@@ -153,7 +153,7 @@ func (r *Relay) seal(ru *rule, c net.Conn, o *origin) (net.Conn, fairlead.Reason
 			return c, fairlead.Shutdown, nil
 		}
 		parting(c)
-		return c, fairlead.NoTLS, certs.ClientTrouble(err)
+		return c, fairlead.NoTLS, certs.ClientTrouble(err, s.ConnectionState().ServerName)
 	}
 	state := s.ConnectionState()
 	if certs.IsChallenge(&state) {

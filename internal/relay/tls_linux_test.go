@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -348,6 +349,38 @@ func TestClientsThatMustShowACertificate(t *testing.T) {
 		}) == 2
 	})
 	eventually(t, "one visit", func() bool { return len(r.Conns()) <= 1 })
+}
+
+// Who breaks the handshake off is told as that, with what was asked for: the
+// name is what tells an operator which certificate is missed.
+func TestAClientThatBreaksOffTheHandshakeIsTold(t *testing.T) {
+	lab.CheckLeaks(t)
+	ca := lab.NewAuthority(t, "ca")
+	cert, key := ca.Issue(t, "a", lab.Leaf{Names: []string{"a.test"}})
+	peer := lab.Serve(t, lab.At{}, lab.Echo)
+	var ev events
+	r := newRelay(t, relay.Config{Watch: ev.watch})
+	f := wish(t, "web", fairlead.TCP, peer.Address, sealing(cert, key), unchecked)
+	r.Apply(t.Context(), []*fairlead.Forward{f})
+	told := func(text string) {
+		t.Helper()
+		eventually(t, text, func() bool {
+			return ev.count(func(e fairlead.Event) bool { return e.Problem != nil && strings.Contains(e.Problem.What, text) }) == 1
+		})
+	}
+	if _, err := dialTLS(t, entryOf(f), &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "one.test"}); err == nil {
+		t.Fatal("a client without roots was content")
+	}
+	told(`broke off the TLS handshake, as it does not accept our certificate: tls: bad certificate; it asked for "one.test"`)
+	c := dial(t, entryOf(f))
+	s := tls.Client(c, &tls.Config{ServerName: "two.test", InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error {
+		c.Close()
+		return errors.New("away")
+	}})
+	if err := s.HandshakeContext(t.Context()); err == nil {
+		t.Fatal("the handshake came about")
+	}
+	told(`broke off the TLS handshake: it closed the connection; it asked for "two.test"`)
 }
 
 // What a client says that never comes to TLS reaches no target.
