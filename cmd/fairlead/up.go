@@ -57,6 +57,7 @@ type daemon struct {
 	inForce     time.Time
 	fileProblem *fairlead.Problem // why the file as it is now is not in force
 	fileSince   time.Time
+	gone        map[string]time.Time // when forwards left the table, since the last take
 }
 
 func (p *program) up() error {
@@ -85,13 +86,16 @@ func (p *program) up() error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{p: p, path: path, started: time.Now()}
+	d := &daemon{p: p, path: path, started: time.Now(), gone: map[string]time.Time{}}
 	d.journal = newJournal(p.stderr, p.getenv, p.verbose)
 	defer d.journal.close()
 	d.server = control.New(control.Config{Backend: d, Feed: &d.feed, Log: d.journal.log})
 	d.house = newHouse(func(e fairlead.Event) {
 		d.journal.watch(e)
 		d.feed.Tell(e)
+		if e.Kind == fairlead.EventState && e.State == "" {
+			d.left(e.Forward, e.Time)
+		}
 	}, func(k fairlead.EventKind) bool {
 		return k == fairlead.EventClose || p.verbose || d.feed.Heard()
 	}, service.PassedSockets(), p.keepDir())
@@ -206,7 +210,21 @@ func (d *daemon) take(file *config.File) []fairlead.Status {
 	defer d.mu.Unlock()
 	d.file, d.inForce = file, time.Now()
 	d.fileProblem, d.fileSince = nil, time.Time{}
+	over := map[string]time.Time{}
+	for _, s := range statuses {
+		if at, ok := d.gone[s.Forward.Name]; ok && s.Problem != nil && s.Problem.Code == fairlead.CodeTimeOver {
+			over[s.Forward.Name] = at
+		}
+	}
+	d.gone = over
 	return statuses
+}
+
+// left notes when a forward left the table.
+func (d *daemon) left(name string, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gone[name] = at
 }
 
 // Reload reads the file again. One with errors changes nothing.
@@ -307,8 +325,48 @@ func (d *daemon) Service() control.Service {
 	}
 }
 
-// Status is how all forwards stand.
-func (d *daemon) Status() []fairlead.Status { return d.house.engine.Status() }
+// Status is how all forwards stand, and behind them those that the file still
+// has and whose time is over.
+func (d *daemon) Status() []fairlead.Status {
+	list := d.house.engine.Status()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.file == nil || !slices.ContainsFunc(d.file.Forwards, timed) {
+		return list
+	}
+	carried := map[string]bool{}
+	for _, s := range list {
+		carried[s.Forward.Name] = true
+	}
+	for _, f := range d.file.Forwards {
+		if timed(f) && !carried[f.Name] {
+			list = append(list, timeOver(f, d.gone[f.Name]))
+		}
+	}
+	return list
+}
+
+// timed reports whether the forward has a time of its own.
+func timed(f *fairlead.Forward) bool { return f.Policy.For > 0 }
+
+// timeOver is how a forward stands whose time ended at that moment; zero: it is
+// not known when.
+func timeOver(f *fairlead.Forward, at time.Time) fairlead.Status {
+	own := *f
+	own.Owner = fairlead.Owner{Kind: fairlead.OwnerFile}
+	s := fairlead.Status{Forward: &own, State: fairlead.Disabled}
+	if f.Disabled {
+		return s // that it is, whatever the time
+	}
+	is := "is over"
+	if !at.IsZero() {
+		is = "was over at " + at.Local().Format(time.DateTime)
+	}
+	s.Problem = fairlead.Problemf(fairlead.CodeTimeOver, "its time (\"for\" %s) %s", talk.Duration(f.Policy.For), is).
+		Fix("begin it anew", "fairlead disable "+f.Name+" && fairlead enable "+f.Name)
+	s.Problem.Warning = true
+	return s
+}
 
 // Conns are the live connections.
 func (d *daemon) Conns() []fairlead.Conn { return d.house.engine.Conns() }
