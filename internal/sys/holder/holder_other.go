@@ -15,4 +15,3 @@ func find(string, bound, uint16) ([]Holder, error) { return nil, errUnknown }
 func findPath(string) ([]Holder, error) { return nil, errUnknown }
 
 func listening(string) (*Listeners, error) { return nil, errUnknown }
-
