@@ -45,7 +45,7 @@ func TestTheEngineIsToldAndCanBePinned(t *testing.T) {
 		})
 	}
 	f := wish(t, "web", fairlead.TCP, target, engine("loops"), slow)
-	if err := newRelay(t, relay.Config{}).Fits(f); err == nil || !strings.Contains(err.Error(), "engine loops with bandwidth") {
+	if err := newRelay(t, relay.Config{}).Fits(f); err == nil || !strings.Contains(err.Error(), "because of bandwidth") {
 		t.Errorf("loops that cannot carry it: %v", err)
 	}
 }

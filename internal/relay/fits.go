@@ -67,6 +67,10 @@ func fitsSense(f *fairlead.Forward) *fairlead.Problem {
 		return fairlead.Problemf(fairlead.CodeCannotHonour, "%q %s", word, why).Fix("take it out", "")
 	}
 	switch {
+	case p.Engine == engineLoops && offLoops(f) != "":
+		return refuse("engine loops", "is for pairs of TCP sockets that are simply copied, and goroutines carry this because of "+offLoops(f))
+	case p.Engine == engineGoroutines && udp:
+		return refuse("engine goroutines", "is for TCP: one socket takes the datagrams of all clients")
 	case p.SocketMode != 0 && f.At.Unix == "":
 		return refuse("mode", "is for unix sockets, and "+f.At.String()+" listens at a port")
 	case len(p.AcceptProxy) > 0 && f.At.Unix != "":
@@ -143,15 +147,6 @@ type condition struct {
 
 var conditions = []condition{
 	{word: "by", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.By, "by", "auto", Name) }},
-	{word: "engine", some: true, said: func(f *fairlead.Forward) string {
-		if why := offLoops(f); why != "" && f.Policy.Engine == engineLoops {
-			return "engine loops with " + why
-		}
-		if f.Policy.Engine == engineGoroutines && f.At.Net&fairlead.UDP != 0 {
-			return "engine goroutines on UDP"
-		}
-		return ""
-	}},
 	{word: "policy", some: true, said: func(f *fairlead.Forward) string { return unless(f.Policy.Choose, "policy", policies...) }},
 	{word: "check", some: true, said: func(f *fairlead.Forward) string {
 		return unless(f.Policy.Check.How, "check", "off", "tcp", "http", "expect")
