@@ -14,9 +14,9 @@ import (
 // only together with docs/design.md, never to make a build pass.
 var floors = [][]string{
 	{"fairlead"},
-	{"internal/wire/proxyproto", "internal/wire/sniff", "internal/sys/sock", "internal/sys/holder", "internal/sys/netmon", "internal/sys/service"},
+	{"internal/wire/proxyproto", "internal/wire/sniff", "internal/sys/sock", "internal/sys/holder", "internal/sys/netmon", "internal/sys/service", "internal/sys/nft", "internal/sys/conntrack"},
 	{"internal/place", "internal/certs"},
-	{"internal/relay"},
+	{"internal/relay", "internal/kernel"},
 	{"internal/engine"},
 	{"internal/config"},
 	{"internal/control", "internal/talk"},

@@ -1,0 +1,3 @@
+package nft
+
+func diff(old, t *Table) (Change, bool) { return Change{}, false }
