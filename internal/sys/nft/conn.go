@@ -76,6 +76,16 @@ func (c *Conn) ReadSet(f Family, table, set string) (*Set, error) {
 	return c.own.readSet(f, table, set)
 }
 
+// ReadAll is all tables, with their owners, read at one moment. Of a set with
+// more than most elements none are read (it is Partial); most 0 reads all.
+func (c *Conn) ReadAll(most int) ([]*Table, error) { return c.own.readAll(most) }
+
+// RuleText is one rule in nft(8)'s words as far as they go; what has no words is
+// named in brackets. It is for people, not to be loaded.
+func (c *Conn) RuleText(f Family, table, chain string, handle uint64) (string, error) {
+	return c.own.ruleText(f, table, chain, handle)
+}
+
 // A Listed is a table that somebody loaded.
 type Listed struct {
 	Family Family

@@ -213,6 +213,13 @@ type UseHelper struct{ Name string }
 // Notrack leaves the packet out of connection tracking.
 type Notrack struct{}
 
+// Unknown is a part of a rule that was read and is none of the above. It is
+// never loaded.
+type Unknown struct {
+	Name string // in words, as far as it is understood
+}
+
+func (Unknown) expr()    {}
 func (Is) expr()         {}
 func (Has) expr()        {}
 func (In) expr()         {}

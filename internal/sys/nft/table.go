@@ -31,6 +31,10 @@ type Table struct {
 	Helpers []Helper
 	Sets    []Set // before the chains, whose rules name them
 	Chains  []Chain
+
+	// Anonymous are the sets without a name of their own that rules hold; they
+	// are only read, for the Raw of the rules.
+	Anonymous []Set
 }
 
 // A Helper is a connection tracking helper, "ftp" of TCP, that rules give to
@@ -71,6 +75,9 @@ const (
 type Rule struct {
 	Exprs   []Expr
 	Comment string // up to 127 bytes, "" for none
+
+	Handle uint64    // only read: its number in the table
+	Raw    []RawExpr // only read: the rule as the kernel runs it
 }
 
 // A Set is a named set, or a map when it has Data or is Verdicts.
@@ -89,6 +96,9 @@ type Set struct {
 	Timeout  time.Duration
 
 	Elements []Element
+
+	Objects bool // only read: a map that leads to objects of the table
+	Partial bool // only read: there are more Elements, which were left out
 }
 
 // A Type is that of one component of a key or of data.
@@ -103,6 +113,7 @@ const (
 	IfName                      // ifname
 	NFProtoType                 // nf_proto
 	MarkType                    // mark
+	OtherType                   // only read: what is none of these, of any length
 )
 
 // A Value is one component of a key or of data, in network order and as long
@@ -135,7 +146,7 @@ func One(v Value) Range { return Range{First: v} }
 
 // An Element is one of a set or map.
 type Element struct {
-	Key     []Range // as many as the set's Key has types
+	Key     []Range // as many as the set's Key has types; only read: none in the element for all other keys
 	Data    []Value // a map's
 	Verdict Verdict // of a map of verdicts
 	Timeout time.Duration
