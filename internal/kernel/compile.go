@@ -17,7 +17,8 @@ type world struct {
 	wan, lan []string
 	addrs    map[string][]netip.Prefix // of each interface, by name
 	resolved map[string][]netip.Addr   // of the names of targets, as far as known
-	listens  []netip.AddrPort          // of this process, for a share's guard
+	listens  []Listener                // of this process: a share's guard lets them be reached
+	held     []Listener                // of other programs on this host, as far as known: a guard says whom it shuts off
 	now      time.Time                 // for what expires
 }
 

@@ -44,7 +44,7 @@ type Config struct {
 
 	// Listeners are the ports at which other carriers of this process listen:
 	// a share lets clients from the WAN reach them. It may be nil.
-	Listeners func() []netip.AddrPort
+	Listeners func() []Listener
 
 	// Kick asks for another Apply, because the world around changed. It may be
 	// nil, and must not block.
@@ -56,6 +56,13 @@ type Config struct {
 
 	// Watch is told of trouble and repairs. It must not block.
 	Watch fairlead.Watch
+}
+
+// A Listener is a port of a program on this host.
+type Listener struct {
+	Net     fairlead.Network
+	At      netip.AddrPort // an unspecified address is every one of its family, [::] of both
+	Program string         // the program's name, "" when it is not known
 }
 
 // A Kernel is a fairlead.Carrier and a fairlead.Tracker. Close it when done.
