@@ -1,0 +1,46 @@
+package netmon
+
+import (
+	"errors"
+	"net/netip"
+)
+
+// A Route is which way a packet goes on from here.
+type Route struct {
+	Interface string     // by which it leaves; for a Local one, the loopback
+	Via       netip.Addr // the router; the zero Addr: the destination is a neighbour
+	Source    netip.Addr // this host's address toward it
+	Local     bool       // it is for this host
+}
+
+// Why there is no Route.
+var (
+	// ErrNoRoute: no entry of the routing tables leads there, or, for a packet
+	// that came in, this host does not forward what comes in by that interface.
+	ErrNoRoute = errors.New("no route")
+	// ErrSource: the packet would be thrown away for its source, either by
+	// the check of the reverse path (rp_filter) or as a martian.
+	ErrSource = errors.New("the source is not accepted at that interface")
+)
+
+// RouteOf asks the kernel which way a packet would go: one that came in by the
+// interface iif, or with iif "" one of this host's own. from may be the zero
+// Addr then. Other errors than the two above mean that nobody can tell.
+func RouteOf(from, to netip.Addr, iif string) (Route, error) { return routeOf(from, to, iif) }
+
+// A Neighbour is what is known of a host on a link (arp(7)).
+type Neighbour uint8
+
+// What may be known of one.
+const (
+	Unheard Neighbour = iota // it was not asked for
+	Asked                    // it was asked for, and has not answered yet
+	Silent                   // it was asked for, and did not answer
+	Known                    // it answers, or did of late
+)
+
+// NeighbourOf is what is known of the host of that address. An error means that
+// nobody can tell.
+func NeighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
+	return neighbourOf(ifname, addr)
+}
