@@ -36,8 +36,8 @@ const (
 	CtOrigIPDaddr                  // ct original ip daddr
 	CtOrigIP6Saddr                 // ct original ip6 saddr
 	CtOrigIP6Daddr                 // ct original ip6 daddr
-	CtOrigSport                    // ct original proto-src
-	CtOrigDport                    // ct original proto-dst
+	CtOrigSport                    // ct original proto-src, after L4Proto
+	CtOrigDport                    // ct original proto-dst, after L4Proto
 	FibDaddrType                   // fib daddr type: 2 is local (rtnetlink(7), RTN_LOCAL)
 	FibDaddrIIFType                // fib daddr . iif type
 	FibSaddrType                   // fib saddr type

@@ -129,6 +129,11 @@ func Port(p uint16) Value { return Value([]byte{byte(p >> 8), byte(p)}) }
 // Byte is a protocol, or another value of one byte.
 func Byte(b uint8) Value { return Value([]byte{b}) }
 
+// Number is a mark, or another value of four bytes.
+func Number(n uint32) Value {
+	return Value([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
 // Name is an interface's name as a value, padded as the kernel does.
 func Name(s string) Value {
 	b := make([]byte, 16)
