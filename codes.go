@@ -1,7 +1,7 @@
 package fairlead
 
-// The codes. Hundreds: 1 listening, 2 targets, 3 sentences and files, 8 the
-// service, 9 the rest. A test asserts that each has a page in Pages.
+// The codes. Hundreds: 1 listening, 2 targets, 3 sentences and files, 6 the
+// kernel and its packets, 8 the service, 9 the rest. A test asserts that each has a page in Pages.
 const (
 	CodeInUse         Code = "FL-101"
 	CodeInUseByOther  Code = "FL-102"
@@ -50,31 +50,40 @@ const (
 	CodeTargetPlain       Code = "FL-234"
 	CodeTargetWantsCert   Code = "FL-235"
 
-	CodeUnknownWord    Code = "FL-301"
-	CodeUnknownKind    Code = "FL-302"
-	CodeOverlap        Code = "FL-303"
-	CodeShellArrow     Code = "FL-304"
-	CodeAmbiguousIPv6  Code = "FL-305"
-	CodeBadPort        Code = "FL-306"
-	CodeSyntax         Code = "FL-307"
-	CodeBadValue       Code = "FL-308"
-	CodeTwice          Code = "FL-309"
-	CodeCannotCarry    Code = "FL-310"
-	CodeCannotHonour   Code = "FL-311"
-	CodeUnknownPlace   Code = "FL-312"
-	CodeBlock          Code = "FL-313"
-	CodeInclude        Code = "FL-314"
-	CodeBadCharacter   Code = "FL-315"
-	CodeTooLarge       Code = "FL-316"
-	CodeBadName        Code = "FL-317"
-	CodeRangeMismatch  Code = "FL-318"
-	CodeWrongKind      Code = "FL-319"
-	CodeIncomplete     Code = "FL-320"
-	CodeJSON           Code = "FL-321"
-	CodeUnreadable     Code = "FL-330"
-	CodeUnwritable     Code = "FL-331"
-	CodeNoFile         Code = "FL-332"
-	CodeChangedBehind  Code = "FL-333"
+	CodeUnknownWord   Code = "FL-301"
+	CodeUnknownKind   Code = "FL-302"
+	CodeOverlap       Code = "FL-303"
+	CodeShellArrow    Code = "FL-304"
+	CodeAmbiguousIPv6 Code = "FL-305"
+	CodeBadPort       Code = "FL-306"
+	CodeSyntax        Code = "FL-307"
+	CodeBadValue      Code = "FL-308"
+	CodeTwice         Code = "FL-309"
+	CodeCannotCarry   Code = "FL-310"
+	CodeCannotHonour  Code = "FL-311"
+	CodeUnknownPlace  Code = "FL-312"
+	CodeBlock         Code = "FL-313"
+	CodeInclude       Code = "FL-314"
+	CodeBadCharacter  Code = "FL-315"
+	CodeTooLarge      Code = "FL-316"
+	CodeBadName       Code = "FL-317"
+	CodeRangeMismatch Code = "FL-318"
+	CodeWrongKind     Code = "FL-319"
+	CodeIncomplete    Code = "FL-320"
+	CodeJSON          Code = "FL-321"
+	CodeUnreadable    Code = "FL-330"
+	CodeUnwritable    Code = "FL-331"
+	CodeNoFile        Code = "FL-332"
+	CodeChangedBehind Code = "FL-333"
+
+	CodeForwardingOff Code = "FL-602"
+	CodeNoNFTables    Code = "FL-606"
+	CodeRepaired      Code = "FL-620"
+	CodeUnwatched     Code = "FL-621"
+	CodeKernelRefused Code = "FL-622"
+	CodeForeignTable  Code = "FL-623"
+	CodeNotPutBack    Code = "FL-624"
+
 	CodeNoService      Code = "FL-801"
 	CodeNoSuchForward  Code = "FL-803"
 	CodeNoSuchConn     Code = "FL-804"
@@ -279,6 +288,29 @@ They last until the next start of the machine; put them where your system keeps 
 		`The file is searched at --config, $FAIRLEAD_CONFIG, then /etc/fairlead/fairlead.conf for root and $XDG_CONFIG_HOME/fairlead/fairlead.conf for others. The current directory is not searched.`},
 	{CodeChangedBehind, "the file was changed meanwhile",
 		`Somebody else wrote the file between reading and writing it. Nothing was written; try again.`},
+
+	{CodeForwardingOff, "this host does not forward packets",
+		`The target is another machine, and this host passes no packets of that family on: the parameter net.ipv4.ip_forward (IPv6: net.ipv6.conf.all.forwarding) is 0, as it is on machines that are no routers. The table is loaded, and clients get no answer until it is switched on.
+
+It is not switched on unasked: it makes this host a router for everybody whose packets reach it. Switch it on, and guard the host ("share lan to wan" has a guard), or have a process carry the forward, which needs no forwarding: kind "forward".
+
+With IPv6 forwarding on, a host takes no default route from router advertisements any more, unless net.ipv6.conf.INTERFACE.accept_ra is 2.`},
+	{CodeNoNFTables, "the kernel has no nf_tables with address translation",
+		`Kinds nat, open and share are rules of nftables. This kernel has no nf_tables, or its module is not loaded and may not be loaded from here, as in a container: load nf_tables and nft_chain_nat on the host. Sandboxed kernels have neither.
+
+Kind "forward" needs nothing of this: a process carries it.`},
+	{CodeRepaired, "the table was changed by somebody else, and put right",
+		`Another program removed the table of fairlead or changed it: usually "nft flush ruleset", which the start or the reload of a firewall does (systemctl reload nftables). It was loaded again at once. Connections that were established go on, because the kernel remembers them beyond the table; packets that came in between may have been lost.
+
+The message names the program where the kernel tells. If it comes again and again, have that program leave tables of others alone: a firewall's file is to flush and fill its own tables, not the whole rule set.`},
+	{CodeUnwatched, "changes by others are not seen",
+		`The kernel's notices about tables of nftables cannot be read, so a table that somebody else removes is put right only with the next change or reload. It is tried again every few seconds.`},
+	{CodeKernelRefused, "the kernel refused the table",
+		`The transaction that was to load the forwards was refused as a whole; what was loaded before goes on. The message has the kernel's words. "fairlead plan" prints what would be loaded.`},
+	{CodeForeignTable, "a table of that name is somebody else's",
+		`fairlead keeps its rules in a table of its own with a mark in it. The table of that name has no mark: somebody else made it, and it is not touched. Remove it if it is nobody's, or give this instance another name with a control socket of its own.`},
+	{CodeNotPutBack, "something could not be put back as it was found",
+		`A kernel parameter, an address or a rule of another firewall was changed because a forward asked for it, and undoing that failed. It is remembered in the state directory; "fairlead clean" tries again and says what is left.`},
 
 	{CodeNoService, "no service answers",
 		`Nothing answers at the control socket. Start the service with "fairlead up", or name its socket with --socket.`},

@@ -1,6 +1,10 @@
 package kernel
 
-import "fairlead/internal/sys/nft"
+import (
+	"strings"
+
+	"fairlead/internal/sys/nft"
+)
 
 // chainAccount counts what belongs to a forward; chainSource rewrites where it
 // comes from.
@@ -31,4 +35,28 @@ func accountOf(set string, key []nft.Range) account {
 		a.at, a.port = key[0].First, key[1].First
 	}
 	return a
+}
+
+// A tally says what the elements of a set count.
+type tally uint8
+
+// The tallies. A packet is counted once at most in each.
+const (
+	flows  tally = iota // packets are connections: those that were led on
+	in                  // what went from clients to targets
+	out                 // what went back
+	turned              // packets are connections that were turned away
+
+	tallies
+)
+
+// tallyOf says what a set counts, by the end of its name; ok is false for a set
+// that counts nothing of a forward.
+func tallyOf(set string) (what tally, ok bool) {
+	for t, end := range [tallies]string{"_flows", "_in", "_out", "_turned"} {
+		if strings.HasSuffix(set, end) {
+			return tally(t), true
+		}
+	}
+	return 0, false
 }

@@ -10,8 +10,13 @@ package kernel
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"fairlead"
 	"fairlead/internal/sys/netmon"
@@ -56,6 +61,14 @@ type Config struct {
 
 	// Watch is told of trouble and repairs. It must not block.
 	Watch fairlead.Watch
+
+	// In runs a function in the network namespace that the carrier works for;
+	// nil means the one in which its methods are called.
+	In func(func() error) error
+
+	// Life is for how long the kernel goes on to let new connections in after
+	// Leave; 0 means [Life].
+	Life time.Duration
 }
 
 // A Listener is a port of a program on this host.
@@ -65,16 +78,115 @@ type Listener struct {
 	Program string         // the program's name, "" when it is not known
 }
 
+// Life is what an operator may count on: a service that is started again within
+// that time after its end has refused nobody.
+const Life = 30 * time.Second
+
 // A Kernel is a fairlead.Carrier and a fairlead.Tracker. Close it when done.
 type Kernel struct {
-	cfg Config
+	cfg    Config
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine of the carrier
+	names  *names
+	undos  *undos
+	undone error // why what is to be put back could not be read
 
-	mu   sync.Mutex // guards the rest
-	conn *nft.Conn
+	carried atomic.Pointer[[]*carried] // in the order of the last Apply that is done
+	counted atomic.Pointer[plan]       // what was loaded by it
+	repairs atomic.Int64               // ever made
+	own     atomic.Uint32              // the connection's netlink port, 0 without one
+
+	changed chan struct{} // has a token when somebody else may have changed our table
+	around  chan struct{} // has a token when somebody else changed another table
+	blame   blame
+
+	counting counting
+
+	mu       sync.Mutex // guards the rest
+	conn     *nft.Conn
+	watching bool
+	want     []*fairlead.Forward // of the last Apply
+	plan     *plan               // nil before the first one that found something to do
+	loaded   *nft.Table          // what the kernel has, as far as we know; nil: read it
+	seen     time.Time           // when that was so
+	left     bool
 }
 
 // New makes a carrier that carries nothing yet and has touched nothing.
-func New(cfg Config) *Kernel { return &Kernel{cfg: cfg} }
+func New(cfg Config) *Kernel {
+	k := &Kernel{cfg: cfg, changed: make(chan struct{}, 1), around: make(chan struct{}, 1)}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.names = newNames(k.ctx, cfg.Resolve, k.kick)
+	k.undos, k.undone = openUndos(cfg.State, cfg.Table)
+	k.carried.Store(new([]*carried))
+	k.wg.Go(k.names.follow)
+	return k
+}
 
 // Name returns "kernel".
 func (k *Kernel) Name() string { return Name }
+
+// inside runs f in the carrier's network namespace.
+func (k *Kernel) inside(f func() error) error {
+	if k.cfg.In == nil {
+		return f()
+	}
+	return k.cfg.In(f)
+}
+
+// kick asks for another Apply.
+func (k *Kernel) kick() {
+	if k.cfg.Kick != nil {
+		k.cfg.Kick()
+	}
+}
+
+// Close ends what the carrier does in this process. A table that is Owned goes
+// with it; the service's stays as it is, which is what a crash would leave:
+// [Kernel.Leave] comes first where the end is meant.
+func (k *Kernel) Close() {
+	k.cancel()
+	k.wg.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.left = true
+	if k.conn != nil {
+		k.conn.Close()
+		k.conn = nil
+	}
+	if k.cfg.Owned {
+		k.putBack()
+	}
+}
+
+// putBack puts back all that was changed outside the table.
+func (k *Kernel) putBack() {
+	if err := k.inside(func() error { return k.undos.putBack(nil) }); err != nil {
+		k.trouble(fairlead.Problemf(fairlead.CodeNotPutBack, "not everything could be put back as it was found: %v", err).
+			Fix("try again", "fairlead clean"))
+	}
+}
+
+// trouble tells of p.
+func (k *Kernel) trouble(p *fairlead.Problem) {
+	if k.cfg.Watch != nil {
+		k.cfg.Watch(fairlead.Event{Time: time.Now(), Kind: fairlead.EventTrouble, Text: p.What, Problem: p})
+	}
+}
+
+// tablePrefix begins the names of all our tables.
+const tablePrefix = "fairlead"
+
+// TableOf is the name of an instance's table: of the service itself for "", of
+// others by whatever tells them apart, as the path of their control socket.
+func TableOf(instance string) string {
+	if instance == "" {
+		return tablePrefix
+	}
+	sum := sha256.Sum256([]byte(instance))
+	return tablePrefix + "-" + hex.EncodeToString(sum[:4])
+}
+
+// TableOfProcess is the name of the table of a run in the foreground.
+func TableOfProcess(pid int) string { return fmt.Sprintf("%s-pid-%d", tablePrefix, pid) }

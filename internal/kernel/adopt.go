@@ -1,0 +1,115 @@
+package kernel
+
+import (
+	"slices"
+	"time"
+
+	"fairlead/internal/sys/nft"
+)
+
+// A table is adopted simply by being read: what a crashed service left, or one
+// that was told to end less than half a minute ago, is the old table of the
+// next change. What is told here is which of the old elements live on in the
+// new ones.
+
+// sameEnd is how far two ends of an element's life may differ and be the same:
+// each was counted from the moment of an Apply.
+const sameEnd = 2 * time.Second
+
+// hold takes the end of life from the old elements, as they were since ago, to
+// those of t that are the same and end, as far as anybody can tell, at the same
+// moment, so that an Apply does not renew them in vain. Those that have ended
+// are taken out of old: the kernel has done so.
+func hold(old, t *nft.Table, ago time.Duration) {
+	sets := byName(old)
+	for i := range t.Sets {
+		s := &t.Sets[i]
+		was := sets[s.Name]
+		if !s.Timed || was == nil {
+			continue
+		}
+		was.Elements = slices.DeleteFunc(was.Elements, func(e nft.Element) bool { return e.Timeout > 0 && left(e, ago) <= 0 })
+		var elements map[string]*nft.Element
+		for j := range s.Elements {
+			e := &s.Elements[j]
+			if e.Timeout == 0 {
+				continue
+			}
+			e.Expires = e.Timeout
+			if elements == nil {
+				elements = byKeyOf(was)
+			}
+			o := elements[keyText(e.Key)]
+			if o == nil || o.Timeout == 0 {
+				continue
+			}
+			if d := left(*o, ago) - e.Timeout; -sameEnd < d && d < sameEnd {
+				e.Timeout, e.Expires = o.Timeout, left(*o, ago)
+			}
+		}
+	}
+}
+
+// left is how long an element has to live that was seen so long ago.
+func left(e nft.Element, ago time.Duration) time.Duration {
+	if e.Expires == 0 {
+		return e.Timeout - ago
+	}
+	return e.Expires - ago
+}
+
+// carry writes what the kernel's elements have counted into those of t that
+// take their place. Counts of elements that go are added to another of the same
+// set that the same forward has, so that what a forward counted only grows.
+func (k *Kernel) carry(conn *nft.Conn, old, t *nft.Table) {
+	for i := range t.Sets {
+		s := &t.Sets[i]
+		if !s.Counted {
+			continue
+		}
+		var now *nft.Set
+		err := k.inside(func() (err error) {
+			now, err = conn.ReadSet(t.Family, t.Name, s.Name)
+			return err
+		})
+		if err != nil || now == nil {
+			continue // a set that is new
+		}
+		elements := byKeyOf(now)
+		for j := range s.Elements {
+			if o := elements[keyText(s.Elements[j].Key)]; o != nil {
+				s.Elements[j].Count = o.Count
+			}
+		}
+	}
+}
+
+func byName(t *nft.Table) map[string]*nft.Set {
+	m := make(map[string]*nft.Set, len(t.Sets))
+	for i := range t.Sets {
+		m[t.Sets[i].Name] = &t.Sets[i]
+	}
+	return m
+}
+
+func byKeyOf(s *nft.Set) map[string]*nft.Element {
+	m := make(map[string]*nft.Element, len(s.Elements))
+	for i := range s.Elements {
+		m[keyText(s.Elements[i].Key)] = &s.Elements[i]
+	}
+	return m
+}
+
+// keyText is a key to look up by; components have fixed lengths.
+func keyText(key []nft.Range) string {
+	var b []byte
+	for _, r := range key {
+		b = append(b, r.First...)
+		last := r.Last
+		if last == "" {
+			last = r.First
+		}
+		b = append(b, last...)
+	}
+	return string(b)
+}

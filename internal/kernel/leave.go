@@ -1,0 +1,121 @@
+package kernel
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"fairlead/internal/sys/conntrack"
+	"fairlead/internal/sys/nft"
+)
+
+// Leave ends the service's forwards in a way that its next start can take back:
+// from now on the kernel itself lets new connections in for Config.Life, and not
+// longer. A carrier of the same table that applies within that time takes the
+// end away, so that a restart refuses nobody; connections that are established
+// live on in either case. What guards this host and the LAN (share) stays as it
+// is until it is cleaned away: a guard that ends by itself would let in what it
+// kept out.
+//
+// Apply carries nothing any more afterwards, and repairs cease. A table that is
+// Owned, or was never loaded, is left alone.
+func (k *Kernel) Leave() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.left {
+		return nil
+	}
+	k.left = true
+	if k.cfg.Owned || k.plan == nil || k.conn == nil {
+		return nil
+	}
+	life := k.cfg.Life
+	if life == 0 {
+		life = Life
+	}
+	t := mortal(k.plan.table, life)
+	if err := k.load(t); err != nil {
+		return k.refused(err)
+	}
+	return nil
+}
+
+// mortal is t with an end for whatever lets new connections in: the elements of
+// sets that may end ([nft.Set.Timed]) and that no rule adds to. Those that end
+// sooner anyway stay as they are.
+func mortal(t *nft.Table, life time.Duration) *nft.Table {
+	end := *t
+	end.Sets = append([]nft.Set(nil), t.Sets...)
+	for i := range end.Sets {
+		s := &end.Sets[i]
+		if !s.Timed || s.Dynamic {
+			continue
+		}
+		s.Elements = append([]nft.Element(nil), s.Elements...)
+		for j := range s.Elements {
+			if e := &s.Elements[j]; e.Timeout == 0 || e.Timeout > life {
+				e.Timeout, e.Expires = life, 0
+			}
+		}
+	}
+	return &end
+}
+
+// Drain lets no new connection in and waits until those that there are have
+// ended or ctx is over. It returns how many are left; for a table that is not
+// Owned that is none, because they live on without us.
+func (k *Kernel) Drain(ctx context.Context) int {
+	if !k.cfg.Owned {
+		return 0
+	}
+	k.mu.Lock()
+	loaded := k.plan != nil
+	k.mu.Unlock()
+	if !loaded {
+		return 0
+	}
+	before := *k.carried.Load()
+	k.Apply(ctx, nil)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n := k.alive(before)
+		if n == 0 {
+			return 0
+		}
+		select {
+		case <-ctx.Done():
+			return n
+		case <-tick.C:
+		}
+	}
+}
+
+// States of TCP in connection tracking (linux/netfilter/nf_conntrack_tcp.h) in
+// which nothing is left to be said.
+const (
+	protoTCP    = 6
+	tcpTimeWait = 7
+)
+
+// alive counts the connections of TCP that still lead to the forwards' targets.
+// Datagrams have no end that could be waited for.
+func (k *Kernel) alive(list []*carried) int {
+	targets := map[netip.Addr]bool{}
+	for _, c := range list {
+		for _, t := range c.part.targets {
+			targets[t.Addr()] = true
+		}
+	}
+	n := 0
+	k.inside(func() error {
+		return conntrack.Each(k.ctx, func(e *conntrack.Entry) bool {
+			if e.Original.Proto == protoTCP && e.Status&conntrack.DNAT != 0 && targets[e.Reply.Src.Addr().Unmap()] &&
+				e.TCPState < tcpTimeWait {
+				n++
+			}
+			return true
+		})
+	})
+	return n
+}

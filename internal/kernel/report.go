@@ -1,0 +1,117 @@
+package kernel
+
+import (
+	"reflect"
+
+	"fairlead"
+)
+
+// A carried is one forward that was applied. Only its meter changes.
+type carried struct {
+	part  part
+	meter *fairlead.Meter
+	ways  []way             // how its targets are reached
+	lacks *fairlead.Problem // what of this host is in the way, a warning
+}
+
+// key tells forwards apart.
+type key struct {
+	owner fairlead.Owner
+	name  string
+}
+
+func keyOf(f *fairlead.Forward) key { return key{f.Owner, f.Name} }
+
+func (k *Kernel) byKey() map[key]*carried {
+	m := map[key]*carried{}
+	for _, c := range *k.carried.Load() {
+		m[keyOf(c.part.f)] = c
+	}
+	return m
+}
+
+// keep makes p what Report tells of. Meters go on under the same name as long as
+// the sentence is the same.
+func (k *Kernel) keep(p *plan) {
+	old := k.byKey()
+	list := make([]*carried, len(p.parts))
+	for i := range p.parts {
+		c := &carried{part: p.parts[i]}
+		if o := old[keyOf(c.part.f)]; o != nil && sameMeaning(o.part.f, c.part.f) {
+			c.meter = o.meter
+		} else {
+			c.meter = new(fairlead.Meter)
+		}
+		list[i] = c
+	}
+	k.lookAround(list)
+	k.carried.Store(&list)
+	k.counted.Store(p)
+}
+
+// sameMeaning reports whether two forwards ask for the same, wherever that was
+// written.
+func sameMeaning(a, b *fairlead.Forward) bool {
+	if a == b {
+		return true
+	}
+	x, y := *a, *b
+	x.Source, x.Expr, x.Expires = y.Source, y.Expr, y.Expires
+	return reflect.DeepEqual(&x, &y)
+}
+
+// Report is the status of every forward carried.
+func (k *Kernel) Report() []fairlead.Status {
+	k.recount()
+	list := *k.carried.Load()
+	statuses := make([]fairlead.Status, len(list))
+	for i, c := range list {
+		statuses[i] = c.status()
+	}
+	return statuses
+}
+
+// status is how the forward stands. Nobody connects to its targets to find that
+// out: it passes when an answer of a target came back, or, where datagrams may
+// be all that there is, when one was led on.
+func (c *carried) status() fairlead.Status {
+	f := c.part.f
+	s := fairlead.Status{
+		Forward: f, By: Name, State: fairlead.Listening,
+		Bound: c.part.bound, Problem: c.part.problem, Meter: c.meter,
+	}
+	answered := c.meter.Out.Load() > 0
+	passed := answered || f.At.Net == fairlead.UDP && c.meter.In.Load() > 0
+	if passed {
+		s.State = fairlead.Passing
+	}
+	for _, w := range c.ways {
+		t := fairlead.TargetStatus{Target: w.target.String(), Problem: w.problem}
+		t.Up = w.problem == nil && answered && len(c.ways) == 1
+		s.Targets = append(s.Targets, t)
+	}
+	if s.Problem == nil {
+		s.Problem = c.lacks
+	}
+	unreached := 0
+	var first *fairlead.Problem
+	for _, w := range c.ways {
+		if w.problem != nil {
+			unreached++
+			if first == nil {
+				first = w.problem
+			}
+		}
+	}
+	switch {
+	case s.Problem != nil && !s.Problem.Warning && len(s.Bound) == 0:
+		s.State = fairlead.Broken
+	case s.Problem != nil && !s.Problem.Warning:
+		s.State = fairlead.Partial
+	case unreached > 0 && unreached == len(c.ways):
+		s.State, s.Problem = fairlead.Broken, first
+	case unreached > 0:
+		s.State, s.Problem = fairlead.Partial, first
+	}
+	return s
+}

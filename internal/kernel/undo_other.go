@@ -1,0 +1,7 @@
+//go:build !linux
+
+package kernel
+
+import "errors"
+
+func dropAddress(name, cidr string) error { return errors.ErrUnsupported }

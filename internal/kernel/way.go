@@ -1,0 +1,114 @@
+package kernel
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"fairlead"
+	"fairlead/internal/sys/netmon"
+)
+
+// A way is how one target is reached, as far as the routing tables and the
+// neighbours' say. Nothing is sent to find out.
+type way struct {
+	target  netip.AddrPort
+	local   bool // the target is this host
+	problem *fairlead.Problem
+}
+
+// lookAround notes for each forward how its targets are reached and what of this
+// host stands in the way of that.
+func (k *Kernel) lookAround(list []*carried) {
+	k.inside(func() error {
+		ways := map[netip.Addr]way{}
+		lacks := map[bool]*fairlead.Problem{}
+		for _, c := range list {
+			for _, t := range c.part.targets {
+				w, known := ways[t.Addr()]
+				if !known {
+					w = wayTo(t.Addr())
+					ways[t.Addr()] = w
+				}
+				w.target = t
+				c.ways = append(c.ways, w)
+				if w.local || w.problem != nil {
+					continue
+				}
+				v6 := t.Addr().Is6()
+				lack, known := lacks[v6]
+				if !known {
+					lack = forwardingOff(v6)
+					lacks[v6] = lack
+				}
+				if c.lacks == nil {
+					c.lacks = lack
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// wayTo asks for the way to one target.
+func wayTo(a netip.Addr) way {
+	r, err := netmon.RouteOf(netip.Addr{}, a, "")
+	switch {
+	case errors.Is(err, netmon.ErrNoRoute):
+		return way{problem: fairlead.Problemf(fairlead.CodeTargetUnreachable, "no route leads to the target %s", a).
+			Fix("look at the routes", "ip route get "+a.String())}
+	case err != nil:
+		return way{}
+	case r.Local:
+		return way{local: true}
+	}
+	next := a
+	if r.Via.IsValid() {
+		next = r.Via
+	}
+	if is, err := netmon.NeighbourOf(r.Interface, next); err == nil && is == netmon.Silent {
+		who := "the target " + a.String()
+		if next != a {
+			who = "the router " + next.String() + " toward the target " + a.String()
+		}
+		return way{problem: fairlead.Problemf(fairlead.CodeTargetUnreachable, "%s does not answer on %s: it is off, or not in that network", who, r.Interface).
+			Fix("see whether it answers", "ping "+next.String())}
+	}
+	return way{}
+}
+
+// forwardingOff warns where this host forwards no packets of the family. It is
+// off by default nearly everywhere, and is the administrator's to switch on:
+// then this host is a router, for everybody.
+func forwardingOff(v6 bool) *fairlead.Problem {
+	family, key, dir := "IPv4", "net.ipv4.ip_forward", "/proc/sys/net/ipv4/conf"
+	if v6 {
+		family, key, dir = "IPv6", "net.ipv6.conf.all.forwarding", "/proc/sys/net/ipv6/conf"
+	}
+	now, err := os.ReadFile(sysctlPath(key))
+	if err != nil || strings.TrimSpace(string(now)) != "0" {
+		return nil
+	}
+	// IPv4 can be forwarded from single interfaces; for IPv6 it is "all" that
+	// counts, but where an interface is forced (Linux 6.17).
+	which := "forwarding"
+	if v6 {
+		which = "force_forwarding"
+	}
+	if links, err := os.ReadDir(dir); err == nil && slices.ContainsFunc(links, func(l os.DirEntry) bool {
+		if l.Name() == "lo" || l.Name() == "all" || l.Name() == "default" {
+			return false
+		}
+		on, err := os.ReadFile(dir + "/" + l.Name() + "/" + which)
+		return err == nil && strings.TrimSpace(string(on)) != "0"
+	}) {
+		return nil
+	}
+	p := fairlead.Problemf(fairlead.CodeForwardingOff, "%s forwarding is off on this host (%s = 0): no packet gets to the target", family, key).
+		Fix("switch it on, for now", "sudo sysctl -w "+key+"=1").
+		Fix("and for the next start of the machine", "echo '"+key+" = 1' | sudo tee /etc/sysctl.d/50-fairlead.conf")
+	p.Warning = true
+	return p
+}
