@@ -11,11 +11,16 @@ import (
 
 var errNotYet = errors.New("nft: not there yet")
 
-// conn is for the time being the program nft.
-type conn struct{}
+// conn is for the time being the program nft, where it changes something.
+type conn struct {
+	*socket
+}
 
-func open() (conn, error) { return conn{}, nil }
-func (conn) close() error { return nil }
+func open() (conn, error) {
+	s, err := openSocket()
+	return conn{s}, err
+}
+
 func (conn) replace(t *Table) error {
 	free := *t
 	free.Owned = false // the program would take the table with it
@@ -64,7 +69,7 @@ func (conn) readSet(Family, string, string) (*Set, error)            { return ni
 func (conn) readAll(int) ([]*Table, error)                           { return nil, errNotYet }
 func (conn) ruleText(Family, string, string, uint64) (string, error) { return "", errNotYet }
 func (conn) tables() ([]Listed, error)                               { return nil, errNotYet }
-func (conn) id() uint32                                              { return 0 }
+func (c conn) id() uint32                                            { return c.port }
 
 func watch(context.Context, func(), func(Notice)) error { return errNotYet }
 
