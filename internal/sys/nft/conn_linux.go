@@ -2,7 +2,6 @@ package nft
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -64,16 +63,8 @@ func (conn) change(ch Change) error {
 func (conn) delete(f Family, name string) error {
 	return load(fmt.Sprintf("table %s %s\ndelete table %s %s\n", f, name, f, name))
 }
-func (conn) read(Family, string) (*Table, error)                     { return nil, errNotYet }
-func (conn) readSet(Family, string, string) (*Set, error)            { return nil, errNotYet }
-func (conn) readAll(int) ([]*Table, error)                           { return nil, errNotYet }
 func (conn) ruleText(Family, string, string, uint64) (string, error) { return "", errNotYet }
-func (conn) tables() ([]Listed, error)                               { return nil, errNotYet }
 func (c conn) id() uint32                                            { return c.port }
-
-func watch(context.Context, func(), func(Notice)) error { return errNotYet }
-
-func trace(context.Context, func(), func(TraceEvent)) error { return errNotYet }
 
 func load(script string) error {
 	cmd := exec.Command("nft", "-f", "-")

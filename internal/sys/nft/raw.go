@@ -113,9 +113,9 @@ type RawImmediate struct {
 // RawVerdict ends the rule.
 type RawVerdict struct{ Verdict }
 
-// RawBitwise computes of Len bytes from Src what it leaves from Dst. With a
-// Shift it is that of the whole number in network order; else each byte is
-// masked, then its Xor is applied.
+// RawBitwise computes of Len bytes from Src what it leaves from Dst. Each byte is
+// masked, then its Xor is applied; or, with a Shift, the registers are one number,
+// the highest four bytes first, each four in this machine's order.
 type RawBitwise struct {
 	Src, Dst  Reg
 	Len       int

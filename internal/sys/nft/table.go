@@ -28,6 +28,9 @@ type Table struct {
 	// else change it (NFT_TABLE_F_OWNER, Linux 5.12).
 	Owned bool
 
+	// Owner is the netlink port of the owner of a table that was read; 0: none.
+	Owner uint32
+
 	Helpers []Helper
 	Sets    []Set // before the chains, whose rules name them
 	Chains  []Chain
@@ -59,6 +62,8 @@ type Hook struct {
 	Hook     string // "prerouting", "input", "forward", "output", "postrouting"
 	Priority int
 	Drop     bool // the policy; else accept
+
+	Devices []string // only read: of an ingress or egress hook
 }
 
 // Priorities of base chains, by the names that nft(8) has for them.
@@ -158,6 +163,8 @@ type Element struct {
 	Expires time.Duration // only read: what is left of the timeout
 	Comment string
 	Count   Count // of a set that is Counted
+
+	Object string // only read: of a map of Objects
 }
 
 // A Count is what passed.
