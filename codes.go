@@ -83,6 +83,9 @@ const (
 	CodeKernelRefused Code = "FL-622"
 	CodeForeignTable  Code = "FL-623"
 	CodeNotPutBack    Code = "FL-624"
+	CodeShutOff       Code = "FL-640"
+	CodeNothingToOpen Code = "FL-641"
+	CodeNoWay         Code = "FL-642"
 
 	CodeNoService      Code = "FL-801"
 	CodeNoSuchForward  Code = "FL-803"
@@ -311,6 +314,14 @@ The message names the program where the kernel tells. If it comes again and agai
 		`fairlead keeps its rules in a table of its own with a mark in it. The table of that name has no mark: somebody else made it, and it is not touched. Remove it if it is nobody's, or give this instance another name with a control socket of its own.`},
 	{CodeNotPutBack, "something could not be put back as it was found",
 		`A kernel parameter, an address or a rule of another firewall was changed because a forward asked for it, and undoing that failed. It is remembered in the state directory; "fairlead clean" tries again and says what is left.`},
+	{CodeShutOff, "a guard shuts programs on this host off from the WAN",
+		`"share lan to wan" guards the WAN side: from there comes in what answers, what is forwarded and what has a pinhole. Programs of this host that listen for everybody are reached by the LAN as before, and by the WAN no longer. The message names them, as far as they could be seen.
+
+Where one of them is meant to be reached from outside, the SSH server you came by perhaps, open its port: "open wan:22 to self". Connections that are there when the guard comes go on, so that there is time for it. "unguarded" behind the share leaves the filter to others.`},
+	{CodeNothingToOpen, "a pinhole has nothing to open",
+		`"open" makes a hole in the guard of a share. Where no share guards that side, packets come in anyway as far as fairlead is concerned. What another firewall on this host drops stays dropped: a pinhole of ours cannot allow what a rule of theirs forbids.`},
+	{CodeNoWay, "a share or a pinhole leads nowhere",
+		`The sentence is right, and what it leads to cannot be reached that way: both sides of a share are the same interface, a pinhole leads to an address that the Internet does not know, or its clients speak another version of IP than its target. The message says which. Where an address has to be rewritten, "nat" does that.`},
 
 	{CodeNoService, "no service answers",
 		`Nothing answers at the control socket. Start the service with "fairlead up", or name its socket with --socket.`},

@@ -143,6 +143,9 @@ func hostsOf(want []*fairlead.Forward) []string {
 	var hosts []string
 	seen := map[string]bool{}
 	for _, f := range want {
+		if f.Kind == fairlead.KindShare {
+			continue // it leads to interfaces
+		}
 		for i := range f.To {
 			h := f.To[i].Host
 			if h == "" || h == "self" || seen[h] {

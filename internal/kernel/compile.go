@@ -61,6 +61,7 @@ func compile(want []*fairlead.Forward, w *world) *plan {
 	}
 	c.hooks()
 	c.translate()
+	c.gateway()
 	return c.plan()
 }
 

@@ -53,7 +53,8 @@ func mortal(t *nft.Table, life time.Duration) *nft.Table {
 		}
 		s.Elements = append([]nft.Element(nil), s.Elements...)
 		for j := range s.Elements {
-			if e := &s.Elements[j]; e.Timeout == 0 || e.Timeout > life {
+			e := &s.Elements[j]
+			if e.Timeout == 0 || e.Timeout > life && (e.Expires == 0 || e.Expires > life) {
 				e.Timeout, e.Expires = life, 0
 			}
 		}
