@@ -1,22 +1,21 @@
 package kernel
 
 import (
+	"net/netip"
 	"strings"
 
+	"fairlead"
 	"fairlead/internal/sys/nft"
 )
 
-// chainAccount counts what belongs to a forward; chainSource rewrites where it
-// comes from.
-const (
-	chainAccount = "account"
-	chainSource  = "source"
-)
+// chainAccount counts the packets of translated connections for the forward
+// that they belong to, which is known by what was asked for.
+const chainAccount = "account"
 
 // An account is an element that counts, by its set and its first key.
 type account struct {
 	set      string
-	at, port nft.Value
+	at, port nft.Value // at is "" where any address of this host was asked for
 }
 
 // account says whose element of a set that counts e is, as an index into
@@ -53,10 +52,111 @@ const (
 // tallyOf says what a set counts, by the end of its name; ok is false for a set
 // that counts nothing of a forward.
 func tallyOf(set string) (what tally, ok bool) {
-	for t, end := range [tallies]string{"_flows", "_in", "_out", "_turned"} {
+	for t, end := range ends {
 		if strings.HasSuffix(set, end) {
 			return tally(t), true
 		}
 	}
 	return 0, false
+}
+
+// ends are what the names of sets that count end in.
+var ends = [tallies]string{"_flows", "_in", "_out", "_turned"}
+
+// accountSet is the name of a set that counts. fam is nil for those of any
+// address.
+func accountSet(proto uint8, fam *family, wide bool, what tally) string {
+	name := "acct_"
+	if wide {
+		name = "accts_"
+	}
+	name += protoName(proto)
+	if fam == nil {
+		name += "_any"
+	} else {
+		name += fam.digit
+	}
+	return name + ends[what]
+}
+
+// accountsOf makes the elements that count what belongs to r.
+func (c *compiler) accountsOf(r *route) {
+	for n := range r.doors {
+		d := &r.doors[n]
+		switch {
+		case d.group == byIface: // known by its addresses
+		case d.group == byAny:
+			c.accountElements(r, nil, d.addr)
+		case r.reachable[familyOf(d.addr).index()]:
+			c.accountElements(r, familyOf(d.addr), d.addr)
+		}
+	}
+}
+
+func (c *compiler) accountElements(r *route, fam *family, at netip.Addr) {
+	for _, proto := range protos(r.f.At.Net) {
+		for _, ports := range r.f.At.Ports {
+			for what := range tallies {
+				if what != turned || r.special {
+					c.accountElement(r, fam, proto, at, ports, what)
+				}
+			}
+		}
+	}
+}
+
+func (c *compiler) accountElement(r *route, fam *family, proto uint8, at netip.Addr, ports fairlead.Ports, what tally) {
+	like := nft.Set{Key: []nft.Type{nft.InetService}, Counted: true, Interval: ports.First < ports.Last}
+	key := []nft.Range{portRange(ports)}
+	if fam != nil {
+		like.Key = []nft.Type{fam.typ, nft.InetService}
+		key = []nft.Range{nft.One(nft.Addr(at)), portRange(ports)}
+	}
+	s := c.set(accountSet(proto, fam, like.Interval, what), like)
+	c.accounts[accountOf(s.Name, key)] = r.i
+	s.Elements = append(s.Elements, nft.Element{Key: key, Comment: r.f.Name})
+}
+
+// accountRules makes the rules that count: a packet has its address's account,
+// or that of any address.
+func (c *compiler) accountRules() {
+	for what := range tallies {
+		for _, proto := range []uint8{protoTCP, protoUDP} {
+			for _, fam := range []*family{ipv4, ipv6, nil} {
+				for _, wide := range []bool{false, true} {
+					name := accountSet(proto, fam, wide, what)
+					if !c.has(name) {
+						continue
+					}
+					keys := []nft.Key{nft.CtOrigDport}
+					if fam != nil {
+						keys = []nft.Key{fam.origDaddr, nft.CtOrigDport}
+					}
+					c.rule(chainAccount+ends[what], nft.Is{Key: nft.L4Proto, Values: []nft.Range{nft.One(nft.Byte(proto))}},
+						nft.In{Keys: keys, Set: name}, nft.Verdict{Do: "return"})
+				}
+			}
+		}
+	}
+	if c.chainNamed[chainAccount+ends[in]] == nil {
+		return
+	}
+	for _, way := range []struct {
+		direction byte
+		what      tally
+	}{{0, in}, {1, out}} {
+		c.rule(chainAccount, nft.Is{Key: nft.CtDirection, Values: []nft.Range{nft.One(nft.Byte(way.direction))}}, nft.Goto(chainAccount+ends[way.what]))
+	}
+	// What a program on this host sends to itself passes both ways out and in,
+	// and is counted on its way out.
+	fromOutside := nft.Is{Key: nft.IIFName, Values: ifnames([]string{"lo"}), Not: true}
+	c.hook(chainIn, nft.Hook{Type: "filter", Hook: "input", Priority: nft.Filter})
+	c.rule(chainIn, fromOutside, translated, nft.Jump(chainAccount))
+	c.hook(chainSent, nft.Hook{Type: "filter", Hook: "output", Priority: nft.Filter})
+	c.rule(chainSent, translated, nft.Jump(chainAccount))
+	// Chains of translation see a connection's first packet alone. It leaves this
+	// host, or it has landed. That counts before the source is rewritten.
+	c.rule(chainSource, nft.Jump(chainAccount+ends[flows]))
+	c.hook(chainLanded, nft.Hook{Type: "nat", Hook: "input", Priority: nft.SrcNAT})
+	c.rule(chainLanded, fromOutside, translated, nft.Jump(chainAccount+ends[flows]))
 }

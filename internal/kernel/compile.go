@@ -55,6 +55,7 @@ func compile(want []*fairlead.Forward, w *world) *plan {
 		w: w, want: want, parts: make([]part, len(want)),
 		setNamed: map[string]*nft.Set{}, chainNamed: map[string]*nft.Chain{},
 		names: map[string]bool{}, taken: map[spot][]span{}, accounts: map[account]int{},
+		rewritten: map[sourceKey]string{},
 	}
 	for i, f := range want {
 		c.parts[i].f = f
@@ -74,6 +75,7 @@ const (
 	chainIn      = "input"       // filter
 	chainForward = "forward"     // filter
 	chainSent    = "sent"        // filter output
+	chainLanded  = "landed"      // nat input
 )
 
 // hooks makes the base chains. The nat chains and the rule with a ct status
@@ -106,9 +108,10 @@ type compiler struct {
 	chainNamed map[string]*nft.Chain
 	helpers    []nft.Helper
 
-	names    map[string]bool // bases of the forwards' own chains
-	taken    map[spot][]span // ports of each spot, ascending
-	accounts map[account]int
+	names     map[string]bool // bases of the forwards' own chains
+	taken     map[spot][]span // ports of each spot, ascending
+	accounts  map[account]int
+	rewritten map[sourceKey]string // the chain that an element of source leads to
 }
 
 // set is the set of that name, made like one.

@@ -95,7 +95,6 @@ func (k *Kernel) Drain(ctx context.Context) int {
 // States of TCP in connection tracking (linux/netfilter/nf_conntrack_tcp.h) in
 // which nothing is left to be said.
 const (
-	protoTCP    = 6
 	tcpTimeWait = 7
 )
 

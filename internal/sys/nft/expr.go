@@ -24,6 +24,7 @@ const (
 	IPSaddr                        // ip saddr
 	IPDaddr                        // ip daddr
 	IP6Saddr                       // ip6 saddr
+	IP6Saddr64                     // ip6 saddr & ffff:ffff:ffff:ffff::, its /64
 	IP6Daddr                       // ip6 daddr
 	Sport                          // th sport
 	Dport                          // th dport

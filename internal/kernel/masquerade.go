@@ -1,0 +1,140 @@
+package kernel
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"fairlead"
+	"fairlead/internal/sys/nft"
+)
+
+// chainSource rewrites the source of translated connections where the way back
+// would miss this host, or where their forward says so.
+const chainSource = "source"
+
+// setHairpin has the pairs of interfaces that are one and the same.
+const setHairpin = "hairpin"
+
+// A rewriting is what becomes of the source of r's connections, as a chain to
+// go to; "" is what suits the way back.
+func (c *compiler) rewriting(r *route, fam *family) string {
+	p := &r.f.Policy
+	switch {
+	case p.Source == "keep":
+		if c.chainNamed["as_is"] == nil {
+			c.rule("as_is", nft.Accept)
+		}
+		return "as_is"
+	case p.Source != "":
+		for _, word := range strings.Split(p.Source, ",") {
+			a, err := netip.ParseAddr(strings.TrimSpace(word))
+			if a = a.Unmap(); err != nil || familyOf(a) != fam {
+				continue
+			}
+			chain := "as_" + strings.ReplaceAll(a.String(), ":", "_")
+			if c.chainNamed[chain] == nil {
+				c.rule(chain, nft.SNAT{Family: fam.proto, Addr: a})
+			}
+			return chain
+		}
+	case p.Masquerade:
+		if c.chainNamed["as_us"] == nil {
+			c.rule("as_us", nft.Masquerade{})
+		}
+		return "as_us"
+	}
+	return ""
+}
+
+// sourceOf puts r's targets into the maps of source, where its sentence says
+// something of the source. Connections are known again there by the target,
+// its port and the port that was asked for.
+func (c *compiler) sourceOf(r *route) {
+	for _, fam := range families {
+		chain := c.rewriting(r, fam)
+		if chain == "" {
+			continue
+		}
+		for _, t := range r.turns() {
+			for i := range r.dests {
+				a, ok := r.dests[i].at(fam)
+				if !ok {
+					continue
+				}
+				to := t.ports
+				if t.to != nil {
+					to = fairlead.Ports{First: t.to[i], Last: t.to[i]}
+				}
+				for _, proto := range protos(r.f.At.Net) {
+					c.sourceElement(r, fam, proto, a, to, t.ports, chain)
+				}
+			}
+		}
+	}
+}
+
+func (c *compiler) sourceElement(r *route, fam *family, proto uint8, a netip.Addr, to, asked fairlead.Ports, chain string) {
+	like := nft.Set{Key: []nft.Type{fam.typ, nft.InetService, nft.InetService}, Verdicts: true}
+	name := sourceMap(proto, fam, asked.First < asked.Last)
+	like.Interval = asked.First < asked.Last
+	e := nft.Element{Key: []nft.Range{nft.One(nft.Addr(a)), portRange(to), portRange(asked)}, Verdict: nft.Goto(chain)}
+	s := c.set(name, like)
+	id := sourceKey{name, a, to, asked}
+	if was, ok := c.rewritten[id]; ok {
+		if was != chain {
+			c.fail(r.i, fairlead.Problemf(fairlead.CodeCannotHonour, "another forward leads the same port to %s, and says something else of the source", netip.AddrPortFrom(a, to.First)))
+		}
+		return
+	}
+	c.rewritten[id] = chain
+	s.Elements = append(s.Elements, e)
+}
+
+// A sourceKey tells elements of the maps of source apart.
+type sourceKey struct {
+	name      string
+	a         netip.Addr
+	to, asked fairlead.Ports
+}
+
+func sourceMap(proto uint8, fam *family, wide bool) string {
+	name := "source_"
+	if wide {
+		name = "sources_"
+	}
+	return name + protoName(proto) + fam.digit
+}
+
+// sources makes the rules of the chain source.
+func (c *compiler) sources() {
+	for _, proto := range []uint8{protoTCP, protoUDP} {
+		for _, fam := range families {
+			for _, wide := range []bool{false, true} {
+				if name := sourceMap(proto, fam, wide); c.has(name) {
+					c.rule(chainSource, nft.Is{Key: nft.L4Proto, Values: []nft.Range{nft.One(nft.Byte(proto))}},
+						nft.VMap{Keys: []nft.Key{fam.daddr, nft.Dport, nft.CtOrigDport}, Map: name})
+				}
+			}
+		}
+	}
+	if len(c.chainNamed[chainPre].Rules) == 0 {
+		return
+	}
+	var names []string
+	for name := range c.w.addrs {
+		if name != "lo" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	hairpin := c.set(setHairpin, nft.Set{Key: []nft.Type{nft.IfName, nft.IfName}})
+	for _, name := range names {
+		n := nft.One(nft.Name(name))
+		hairpin.Elements = append(hairpin.Elements, nft.Element{Key: []nft.Range{n, n}})
+	}
+	c.rule(chainSource, nft.In{Keys: []nft.Key{nft.IIFName, nft.OIFName}, Set: setHairpin}, nft.Masquerade{})
+	// A program on this host may have chosen its source for another way out.
+	c.rule(chainSource, nft.Is{Key: nft.OIFName, Values: ifnames([]string{"lo"}), Not: true},
+		nft.Is{Key: nft.FibSaddrType, Values: []nft.Range{nft.One(routeLocal)}}, nft.Masquerade{})
+}
