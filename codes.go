@@ -303,6 +303,12 @@ With IPv6 forwarding on, a host takes no default route from router advertisement
 		`Kinds nat, open and share are rules of nftables. This kernel has no nf_tables, or its module is not loaded and may not be loaded from here, as in a container: load nf_tables and nft_chain_nat on the host. Sandboxed kernels have neither.
 
 Kind "forward" needs nothing of this: a process carries it.`},
+	{CodeLoopbackNAT, "address translation does not cross loopback",
+		`Loopback addresses, 127.0.0.1 and ::1, mean "this host" to every host. The kernel drops packets from outside that ask for one, and packets to the outside that come from one, so that a kernel forward cannot lead clients from elsewhere to a loopback address, nor programs that connect to this host's loopback address to another host.
+
+A port of this host is led to another with "self": "nat wan:80 to self:8080" rewrites the port alone, and what listens there has to listen at the address that was asked for, or at every one. What listens at loopback only is reached by a process: "forward wan:80 to 127.0.0.1:8080".
+
+The sysctl route_localnet would switch the rule off for a whole interface, for everybody on that network and every program that trusts in loopback. fairlead does not touch it.`},
 	{CodeRepaired, "the table was changed by somebody else, and put right",
 		`Another program removed the table of fairlead or changed it: usually "nft flush ruleset", which the start or the reload of a firewall does (systemctl reload nftables). It was loaded again at once. Connections that were established go on, because the kernel remembers them beyond the table; packets that came in between may have been lost.
 
@@ -323,13 +329,6 @@ Where one of them is meant to be reached from outside, the SSH server you came b
 		`"open" makes a hole in the guard of a share. Where no share guards that side, packets come in anyway as far as fairlead is concerned. What another firewall on this host drops stays dropped: a pinhole of ours cannot allow what a rule of theirs forbids.`},
 	{CodeNoWay, "a share or a pinhole leads nowhere",
 		`The sentence is right, and what it leads to cannot be reached that way: both sides of a share are the same interface, a pinhole leads to an address that the Internet does not know, or its clients speak another version of IP than its target. The message says which. Where an address has to be rewritten, "nat" does that.`},
-
-	{CodeLoopbackNAT, "address translation does not cross loopback",
-		`Loopback addresses, 127.0.0.1 and ::1, mean "this host" to every host. The kernel drops packets from outside that ask for one, and packets to the outside that come from one, so that a kernel forward cannot lead clients from elsewhere to a loopback address, nor programs that connect to this host's loopback address to another host.
-
-A port of this host is led to another with "self": "nat wan:80 to self:8080" rewrites the port alone, and what listens there has to listen at the address that was asked for, or at every one. What listens at loopback only is reached by a process: "forward wan:80 to 127.0.0.1:8080".
-
-The sysctl route_localnet would switch the rule off for a whole interface, for everybody on that network and every program that trusts in loopback. fairlead does not touch it.`},
 
 	{CodeNoService, "no service answers",
 		`Nothing answers at the control socket. Start the service with "fairlead up", or name its socket with --socket.`},

@@ -146,7 +146,7 @@ var modifiers = finish([]Modifier{
 		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Publish })},
 	{Word: "unguarded", Help: "leave the filter toward the WAN to others", kinds: isShare,
 		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Unguarded })},
-	{Word: "log", Help: "a line in the kernel's log for each new connection", kinds: isNAT | isOpen,
+	{Word: "log", Help: "a line in the kernel's log for each new connection", kinds: isNAT,
 		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Log })},
 	{Word: "policy", Value: "ORDER", Help: "which of several targets comes next", Choices: policyWords, kinds: isForward | isLocal | isRemote | isNAT,
 		field: choice(func(f *fairlead.Forward) *string { return &f.Policy.Choose })},

@@ -152,11 +152,11 @@ func (c *compiler) doors(at *fairlead.Spot) ([]door, *fairlead.Problem) {
 		return []door{{group: byNear, addr: addr}}, nil
 	case addr.IsValid():
 		return []door{{group: byAddr, addr: addr}}, nil
-	case at.Loopback() || at.Where == "lo":
+	case at.Loopback():
 		return []door{{group: byNear, addr: netip.AddrFrom4([4]byte{127, 0, 0, 1})}, {group: byNear, addr: netip.IPv6Loopback()}}, nil
 	}
 	var list []door
-	for _, name := range c.interfaces(at.Where) {
+	for _, name := range c.w.side(at.Where) {
 		if _, ok := c.w.addrs[name]; !ok && at.Where == name {
 			return nil, fairlead.Problemf(fairlead.CodeNoInterface, "there is no interface %q", name)
 		}
@@ -172,20 +172,9 @@ func (c *compiler) doors(at *fairlead.Spot) ([]door, *fairlead.Problem) {
 		}
 	}
 	if len(list) == 0 {
-		return nil, fairlead.Problemf(fairlead.CodeNoInterface, "no interface is known as %q", at.Where).
-			Fix("say in the file which it is", at.Where+" INTERFACE")
+		return nil, noSide(at.Where)
 	}
 	return list, nil
-}
-
-func (c *compiler) interfaces(where string) []string {
-	switch where {
-	case "wan":
-		return c.w.wan
-	case "lan":
-		return c.w.lan
-	}
-	return []string{where}
 }
 
 // A spot is where ports can be taken once: by one forward.

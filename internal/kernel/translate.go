@@ -160,18 +160,8 @@ func (c *compiler) dest(f *fairlead.Forward, t *fairlead.Target) (dest, *fairlea
 	}
 	for _, a := range addrs {
 		a = a.Unmap()
-		switch {
-		case a.Zone() != "" || a.Is6() && a.IsLinkLocalUnicast():
-			return d, fairlead.Problemf(fairlead.CodeCannotHonour, "%s is an address of one link only, and address translation cannot lead there", t.Host).
-				Fix("have a process carry it", "forward "+f.At.String()+" to "+t.Dest())
-		case a.IsLoopback() && !f.At.Loopback():
-			return d, fairlead.Problemf(fairlead.CodeLoopbackNAT, "%s cannot be reached by address translation: packets from elsewhere to a loopback address are dropped", t.Dest()).
-				Fix("lead to a port of this host", "nat "+f.At.String()+" to self"+portsOf(t)).
-				Fix("have a process carry it", "forward "+f.At.String()+" to "+t.Dest())
-		case !a.IsLoopback() && f.At.Loopback():
-			return d, loopbackElsewhere(f, t)
-		case a.IsUnspecified() || a.IsMulticast():
-			return d, fairlead.Problemf(fairlead.CodeCannotHonour, "%s is the address of no host", t.Host)
+		if p := fitsAddr(f, t, a); p != nil {
+			return d, p
 		}
 		if fam := familyOf(a); !d.addr[fam.index()].IsValid() {
 			d.addr[fam.index()] = a
@@ -181,6 +171,30 @@ func (c *compiler) dest(f *fairlead.Forward, t *fairlead.Target) (dest, *fairlea
 		return d, fairlead.Problemf(fairlead.CodeNameUnknown, "no address is known of %q", t.Host)
 	}
 	return d, nil
+}
+
+// fitsAddr refuses a target's address to which no packet can be led.
+func fitsAddr(f *fairlead.Forward, t *fairlead.Target, a netip.Addr) *fairlead.Problem {
+	switch {
+	case a.Zone() != "" || a.Is6() && a.IsLinkLocalUnicast():
+		return fairlead.Problemf(fairlead.CodeCannotHonour, "%s is an address of one link only, and address translation cannot lead there", t.Host).
+			Fix("have a process carry it", "forward "+f.At.String()+" to "+t.Dest())
+	case a.IsUnspecified() || a.IsMulticast():
+		return fairlead.Problemf(fairlead.CodeCannotHonour, "%s is the address of no host", t.Host)
+	case a.IsLoopback() && !f.At.Loopback():
+		return loopbackTarget(f, t)
+	case !a.IsLoopback() && f.At.Loopback():
+		return loopbackElsewhere(f, t)
+	}
+	return nil
+}
+
+// loopbackTarget refuses to lead others to a loopback address: the kernel drops
+// such packets unless they come from this host.
+func loopbackTarget(f *fairlead.Forward, t *fairlead.Target) *fairlead.Problem {
+	return fairlead.Problemf(fairlead.CodeLoopbackNAT, "%s cannot be reached by address translation: packets from elsewhere to a loopback address are dropped", t.Dest()).
+		Fix("lead to a port of this host", "nat "+f.At.String()+" to self"+portsOf(t)).
+		Fix("have a process carry it", "forward "+f.At.String()+" to "+t.Dest())
 }
 
 func portsOf(t *fairlead.Target) string {
@@ -374,12 +388,4 @@ func single(p fairlead.Ports) (list []fairlead.Ports) {
 		list = append(list, fairlead.Ports{First: uint16(n), Last: uint16(n)})
 	}
 	return list
-}
-
-func portRange(p fairlead.Ports) nft.Range {
-	r := nft.One(nft.Port(p.First))
-	if p.Last > p.First {
-		r.Last = nft.Port(p.Last)
-	}
-	return r
 }
