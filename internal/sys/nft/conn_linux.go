@@ -63,8 +63,7 @@ func (conn) change(ch Change) error {
 func (conn) delete(f Family, name string) error {
 	return load(fmt.Sprintf("table %s %s\ndelete table %s %s\n", f, name, f, name))
 }
-func (conn) ruleText(Family, string, string, uint64) (string, error) { return "", errNotYet }
-func (c conn) id() uint32                                            { return c.port }
+func (c conn) id() uint32 { return c.port }
 
 func load(script string) error {
 	cmd := exec.Command("nft", "-f", "-")

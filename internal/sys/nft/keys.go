@@ -13,6 +13,8 @@ const (
 	kindInteger     kind = 4
 	kindIPv4        kind = 7
 	kindIPv6        kind = 8
+	kindEther       kind = 9
+	kindEthertype   kind = 10
 	kindInetProto   kind = 12
 	kindInetService kind = 13
 	kindICMPType    kind = 14
@@ -31,8 +33,10 @@ func (k kind) size() int {
 	switch k {
 	case kindNFProto, kindInetProto, kindICMPType, kindICMPv6Type, kindCtDirection:
 		return 1
-	case kindInetService:
+	case kindInetService, kindEthertype:
 		return 2
+	case kindEther:
+		return 6
 	case kindIPv6, kindIfname:
 		return 16
 	}

@@ -139,6 +139,32 @@ func (c conn) readSet(f Family, table, name string) (set *Set, err error) {
 	return set, nil
 }
 
+func (c conn) ruleText(f Family, table, chain string, handle uint64) (string, error) {
+	var tables []*Table
+	err := again(func() error {
+		return c.socket.steady(func() (err error) {
+			tables, err = c.socket.ruleset(&placed{f, table}, mostListed)
+			return err
+		})
+	})
+	if err != nil {
+		return "", fmt.Errorf("read rule %d of chain %s in table %s %s: %w", handle, chain, f, table, err)
+	}
+	for _, t := range tables {
+		for _, c := range t.Chains {
+			for i := range c.Rules {
+				if c.Name == chain && c.Rules[i].Handle == handle {
+					return c.Rules[i].Words(), nil
+				}
+			}
+		}
+	}
+	return "", fmt.Errorf("no rule %d in chain %s of table %s %s: %w", handle, chain, f, table, unix.ENOENT)
+}
+
+// mostListed bounds the sets that are read for the text of a rule.
+const mostListed = 256
+
 // ruleset reads one table, or all when only is nil; none where it is not there.
 // Of a set with more than most elements (0: no bound) none are kept.
 func (s *socket) ruleset(only *placed, most int) ([]*Table, error) {

@@ -63,3 +63,17 @@ func TestSetsAreReadBack(t *testing.T) {
 		compareSets(t, &Table{Sets: []Set{*s}}, &Table{Sets: want.Sets[i : i+1]})
 	}
 }
+
+func TestRulesThatNftLoadsAreReadAsTheyWereMeant(t *testing.T) {
+	h := lab.NewNet(t).Host("one")
+	want := everyForm()
+	nftRun(t, h, want.Text(), "-f", "-")
+	got, err := opened(t, h).Read(Inet, want.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareRules(t, got, want)
+	if got.Family != want.Family || got.Name != want.Name || got.Owned {
+		t.Errorf("read table %v %s, owned %v", got.Family, got.Name, got.Owned)
+	}
+}

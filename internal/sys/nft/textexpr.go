@@ -59,6 +59,8 @@ func exprText(e Expr) string {
 		return "ct helper set " + quoted(e.Name)
 	case Notrack:
 		return "notrack"
+	case Unknown:
+		return e.Name
 	}
 	return fmt.Sprintf("%T", e)
 }
