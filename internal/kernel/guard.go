@@ -117,7 +117,7 @@ func (c *compiler) reached() (tcp, udp *portSet) {
 		}
 	}
 	for i, f := range c.want {
-		if (f.Kind == fairlead.KindNAT || f.Kind == fairlead.KindForward || f.Kind == fairlead.KindOpen) && !c.failed(i) {
+		if (f.Kind == fairlead.KindNAT || f.Kind == fairlead.KindForward || f.Kind == fairlead.KindOpen && !elsewhere(f)) && !c.failed(i) {
 			add(f.At.Net, f.At.Ports...)
 		}
 	}
@@ -128,6 +128,10 @@ func (c *compiler) reached() (tcp, udp *portSet) {
 	}
 	return tcp, udp
 }
+
+// elsewhere reports whether a pinhole leads to a host that has an address of its
+// own: its ports are not the shared address's.
+func elsewhere(f *fairlead.Forward) bool { return !toSelf(f) && len(f.To) == 1 }
 
 // guard makes the two chains up to where pinholes and the last drop follow.
 func (c *compiler) guard(guarded, unguarded []pair, outside []string) {

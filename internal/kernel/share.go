@@ -237,8 +237,13 @@ func masquerades(tcp, udp *portSet) (post, shadow []nft.Rule, kept nft.Set, cram
 		for _, r := range list {
 			kept.Elements = append(kept.Elements, nft.Element{Key: []nft.Range{nft.One(nft.Byte(p.proto)), portRange(r)}})
 		}
-		post = append(post, nft.Rule{Exprs: []nft.Expr{v4, out, isByte(nft.L4Proto, p.proto), ours,
-			nft.Masquerade{First: free.First, Last: free.Last}}})
+		// Who has a port of the stretch keeps it, or where it is in use gets
+		// another one of it: most programs' ports are there to begin with.
+		within := nft.Is{Key: nft.Sport, Values: []nft.Range{portRange(free)}}
+		for _, which := range []nft.Expr{ours, within} {
+			post = append(post, nft.Rule{Exprs: []nft.Expr{v4, out, isByte(nft.L4Proto, p.proto), which,
+				nft.Masquerade{First: free.First, Last: free.Last}}})
+		}
 	}
 	post = append(post, nft.Rule{Exprs: []nft.Expr{v4, out, nft.Masquerade{}}})
 	shadow = []nft.Rule{{Exprs: []nft.Expr{nft.Has{Key: nft.CtState, Mask: nft.StateNew}, v4, out, ours, nft.Drop}}}

@@ -344,3 +344,12 @@ func inetSum(b []byte) uint16 {
 	}
 	return ^uint16(s)
 }
+
+// flush forgets every connection that a host tracks.
+func flush(t *testing.T, h *lab.Host) {
+	t.Helper()
+	lab.NeedTool(t, "conntrack")
+	if out, err := h.Command(t, "conntrack", "-F").CombinedOutput(); err != nil {
+		t.Fatalf("conntrack -F: %v\n%s", err, out)
+	}
+}
