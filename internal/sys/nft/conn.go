@@ -41,6 +41,8 @@ type Change struct {
 	Add        []Elements
 	DropChains []string
 	DropSets   []string
+
+	DropHelpers []string
 }
 
 // Elements are some of one set.
