@@ -87,7 +87,7 @@ func (c *compiler) accountsOf(r *route) {
 		case d.group == byIface: // known by its addresses
 		case d.group == byAny:
 			c.accountElements(r, nil, d.addr)
-		case r.reachable[familyOf(d.addr).index()]:
+		case r.takes(familyOf(d.addr)):
 			c.accountElements(r, familyOf(d.addr), d.addr)
 		}
 	}

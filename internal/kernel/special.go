@@ -97,7 +97,7 @@ func (c *compiler) own(r *route, to []uint16) string {
 func (c *compiler) tellApart(r *route, chain string, fam *family, pieces []piece, to []uint16) {
 	set := chain + "/from" + fam.digit
 	for _, p := range pieces {
-		if familyOf(p.first) != fam || !r.reachable[fam.index()] {
+		if familyOf(p.first) != fam || !r.takes(fam) {
 			continue
 		}
 		lead := chainRefuse

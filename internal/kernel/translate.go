@@ -40,6 +40,12 @@ func (d *dest) at(fam *family) (netip.Addr, bool) {
 	return a, a.IsValid()
 }
 
+// takes reports whether clients of the family are r's: they are led somewhere,
+// or refused because the sentence says who may come.
+func (r *route) takes(fam *family) bool {
+	return r.reachable[fam.index()] || len(r.clients) > 0
+}
+
 func (fam *family) index() int {
 	if fam == ipv4 {
 		return 0
@@ -310,7 +316,7 @@ func (c *compiler) lead(r *route) {
 		for n := range r.doors {
 			d := &r.doors[n]
 			for _, fam := range families {
-				if d.serves(fam) && r.reachable[fam.index()] {
+				if d.serves(fam) && r.takes(fam) {
 					c.elements(r, d, fam, &t, chain)
 				}
 			}

@@ -417,9 +417,15 @@ func (m *meaning) hashed(e RawHash) *held {
 	return h
 }
 
+// firstHalf is the mask of an IPv6 address's /64.
+var firstHalf = []byte("\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00")
+
 func (m *meaning) masked(e RawBitwise) *held {
 	h := *m.reg(e.Src)
 	if e.Shift == 0 && len(bytes.Trim(e.Xor, "\x00")) == 0 && h.data == nil && h.mask == nil {
+		if h.key == IP6Saddr && bytes.Equal(e.Mask, firstHalf) {
+			return ofKey(IP6Saddr64)
+		}
 		h.mask = e.Mask
 		return &h
 	}

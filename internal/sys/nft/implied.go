@@ -34,7 +34,7 @@ func implies(e, before Expr) bool {
 			if is.Key == NFProto && Family(n) == IPv4 {
 				return true
 			}
-		case IP6Saddr, IP6Daddr:
+		case IP6Saddr, IP6Saddr64, IP6Daddr:
 			if is.Key == NFProto && Family(n) == IPv6 {
 				return true
 			}

@@ -69,6 +69,7 @@ var keys = [...]key{
 	IPSaddr:         {"ip saddr", kindIPv4},
 	IPDaddr:         {"ip daddr", kindIPv4},
 	IP6Saddr:        {"ip6 saddr", kindIPv6},
+	IP6Saddr64:      {"ip6 saddr & ffff:ffff:ffff:ffff::", kindIPv6},
 	IP6Daddr:        {"ip6 daddr", kindIPv6},
 	Sport:           {"th sport", kindInetService},
 	Dport:           {"th dport", kindInetService},
