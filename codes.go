@@ -76,18 +76,25 @@ const (
 	CodeNoFile        Code = "FL-332"
 	CodeChangedBehind Code = "FL-333"
 
+	CodeForeignDrop   Code = "FL-601"
 	CodeForwardingOff Code = "FL-602"
+	CodeNoHairpin     Code = "FL-603"
+	CodeNoWayBack     Code = "FL-604"
+	CodeReversePath   Code = "FL-605"
 	CodeNoNFTables    Code = "FL-606"
+	CodeLoopbackNAT   Code = "FL-607"
+	CodeAddressGone   Code = "FL-609"
 	CodeRepaired      Code = "FL-620"
 	CodeUnwatched     Code = "FL-621"
 	CodeKernelRefused Code = "FL-622"
 	CodeForeignTable  Code = "FL-623"
 	CodeNotPutBack    Code = "FL-624"
+	CodeNotCarried    Code = "FL-630"
+	CodeUntested      Code = "FL-631"
 	CodeShutOff       Code = "FL-640"
 	CodeNothingToOpen Code = "FL-641"
 	CodeNoWay         Code = "FL-642"
 
-	CodeLoopbackNAT    Code = "FL-607"
 	CodeNoService      Code = "FL-801"
 	CodeNoSuchForward  Code = "FL-803"
 	CodeNoSuchConn     Code = "FL-804"
@@ -293,12 +300,32 @@ They last until the next start of the machine; put them where your system keeps 
 	{CodeChangedBehind, "the file was changed meanwhile",
 		`Somebody else wrote the file between reading and writing it. Nothing was written; try again.`},
 
+	{CodeForeignDrop, "another firewall drops the packets",
+		`A packet that a forward leads passes every table at each hook, not fairlead's alone. An accept ends only the rules of the chain that it stands in; a drop, in whatever table, ends the packet. So fairlead's accept cannot help where the firewall of Docker, ufw, firewalld or of the administrator drops what it does not know.
+
+"fairlead explain NAME" sends a packet the same way and names the table, the chain and the rule or policy that dropped it. The rule that lets it through belongs there: by that program's own interface, as "allow-in docker" (ufw, firewalld) asks for, or by the command that is printed. Tables that iptables keeps are edited by iptables alone: rules that nft puts there make iptables fail.`},
 	{CodeForwardingOff, "this host does not forward packets",
 		`The target is another machine, and this host passes no packets of that family on: the parameter net.ipv4.ip_forward (IPv6: net.ipv6.conf.all.forwarding) is 0, as it is on machines that are no routers. The table is loaded, and clients get no answer until it is switched on.
 
 It is not switched on unasked: it makes this host a router for everybody whose packets reach it. Switch it on, and guard the host ("share lan to wan" has a guard), or have a process carry the forward, which needs no forwarding: kind "forward".
 
 With IPv6 forwarding on, a host takes no default route from router advertisements any more, unless net.ipv6.conf.INTERFACE.accept_ra is 2.`},
+	{CodeNoHairpin, "clients on the target's own network get no answer",
+		`Client and target are neighbours. The packet comes here, is led to the target with the client's address as its source, and the target answers its neighbour directly. The client asked another address and throws that answer away.
+
+For such clients the source has to be rewritten, so that the answer comes back here (hairpin). A forward of kind nat does so by itself, unless the sentence says "source keep". A name that the LAN's own DNS answers with the target's address avoids the detour.`},
+	{CodeNoWayBack, "the target's answers do not come back through this host",
+		`The packet reached the target with the client's address as its source. The target answers other questions of this host, and nothing of it came back for the client: its default route leads past this host, so that the answer arrives with the target's address and nobody knows it; or its own firewall takes packets from its neighbours only.
+
+1. "masquerade": the source becomes this host's, and the answer comes back by itself. The target then sees this host as its only client.
+
+2. A route to the clients through this host on the target. It keeps seeing the clients' addresses.
+
+3. Kind "forward" with "proxy-protocol", for services that understand it: the connection is this host's, and the client's address is told in it.`},
+	{CodeReversePath, "the check of the reverse path drops the packets",
+		`With rp_filter = 1 (strict, RFC 3704) the kernel throws a packet away that came in by another interface than the one by which it would send the answer. That is how hosts with several WANs or asymmetric routes lose packets without a word. The counter is IPReversePathFilter in /proc/net/netstat.
+
+rp_filter = 2 (loose) accepts the source if any route leads back to it. The value in force is the larger one of "all" and of the interface. Or mend the route: policy routing sends answers out where the question came in.`},
 	{CodeNoNFTables, "the kernel has no nf_tables with address translation",
 		`Kinds nat, open and share are rules of nftables. This kernel has no nf_tables, or its module is not loaded and may not be loaded from here, as in a container: load nf_tables and nft_chain_nat on the host. Sandboxed kernels have neither.
 
@@ -309,6 +336,8 @@ Kind "forward" needs nothing of this: a process carries it.`},
 A port of this host is led to another with "self": "nat wan:80 to self:8080" rewrites the port alone, and what listens there has to listen at the address that was asked for, or at every one. What listens at loopback only is reached by a process: "forward wan:80 to 127.0.0.1:8080".
 
 The sysctl route_localnet would switch the rule off for a whole interface, for everybody on that network and every program that trusts in loopback. fairlead does not touch it.`},
+	{CodeAddressGone, "the address is not this machine's any more",
+		`The sentence names an address that no interface of this host has, on a network that one of them is in: clients there ask for it, and nobody answers. Usually the provider or a DHCP server gave out another one. Name the interface, "wan:443": the forward then follows its addresses. Or have the host take the address with "claim".`},
 	{CodeRepaired, "the table was changed by somebody else, and put right",
 		`Another program removed the table of fairlead or changed it: usually "nft flush ruleset", which the start or the reload of a firewall does (systemctl reload nftables). It was loaded again at once. Connections that were established go on, because the kernel remembers them beyond the table; packets that came in between may have been lost.
 
@@ -321,6 +350,10 @@ The message names the program where the kernel tells. If it comes again and agai
 		`fairlead keeps its rules in a table of its own with a mark in it. The table of that name has no mark: somebody else made it, and it is not touched. Remove it if it is nobody's, or give this instance another name with a control socket of its own.`},
 	{CodeNotPutBack, "something could not be put back as it was found",
 		`A kernel parameter, an address or a rule of another firewall was changed because a forward asked for it, and undoing that failed. It is remembered in the state directory; "fairlead clean" tries again and says what is left.`},
+	{CodeNotCarried, "nothing carries the forward",
+		`A packet of a client was followed, and no rule or listener of fairlead took hold of it: the forward is written down and no service runs, or it is disabled, or its table was taken away.`},
+	{CodeUntested, "whether it works could not be tested",
+		`Following a packet needs root, nftables with its trace, and /dev/net/tun. A UDP service answers only what it understands, so that silence proves nothing. The message says what stood in the way, and the exit code is 7.`},
 	{CodeShutOff, "a guard shuts programs on this host off from the WAN",
 		`"share lan to wan" guards the WAN side: from there comes in what answers, what is forwarded and what has a pinhole. Programs of this host that listen for everybody are reached by the LAN as before, and by the WAN no longer. The message names them, as far as they could be seen.
 

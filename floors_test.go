@@ -19,7 +19,7 @@ var floors = [][]string{
 	{"internal/relay", "internal/kernel"},
 	{"internal/engine"},
 	{"internal/config"},
-	{"internal/control", "internal/talk"},
+	{"internal/control", "internal/talk", "internal/check"},
 	{"cmd/fairlead"},
 	{"bench/load", "bench/peers", "bench/stats", "bench/town"}, // beside the house: they import nothing of it
 	{"bench"},

@@ -47,7 +47,7 @@ func (p *program) lookCommands() []*cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.follow() },
 	}
-	return []*cobra.Command{status, conns, log}
+	return []*cobra.Command{status, conns, p.explainCommand(), log}
 }
 
 // repeat runs look once, or until it fails or Ctrl-C.

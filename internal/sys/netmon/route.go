@@ -44,3 +44,13 @@ const (
 func NeighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
 	return neighbourOf(ifname, addr)
 }
+
+// Forwards reports whether the host passes packets on between its interfaces
+// (all), and whether it does so with those that come in by the interface (own).
+// known is false where nobody can tell.
+func Forwards(ifname string, v6 bool) (all, own, known bool) { return forwards(ifname, v6) }
+
+// ReversePath is how strictly the source of what comes in by the interface is
+// checked: 0 not at all, 1 the route back must leave by it, 2 there must be one
+// (rp_filter, RFC 3704). It is IPv4's only.
+func ReversePath(ifname string) int { return reversePath(ifname) }

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -68,4 +71,35 @@ func neighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
 		}
 	}
 	return Unheard, nil
+}
+
+func forwards(ifname string, v6 bool) (all, own, known bool) {
+	if v6 {
+		// The interface's own value makes it a router in other respects, and
+		// decides nothing here (ip6_forward in Linux's net/ipv6/ip6_output.c).
+		n, ok := parameter("ipv6", "all", "forwarding")
+		return n != 0, n != 0, ok
+	}
+	a, ok := parameter("ipv4", "all", "forwarding")
+	o, has := parameter("ipv4", ifname, "forwarding")
+	return a != 0, o != 0, ok && has
+}
+
+func reversePath(ifname string) int {
+	all, _ := parameter("ipv4", "all", "rp_filter")
+	own, _ := parameter("ipv4", ifname, "rp_filter")
+	return max(all, own)
+}
+
+// parameter is net.FAMILY.conf.IFNAME.KEY of sysctl(8).
+func parameter(family, ifname, key string) (int, bool) {
+	if strings.ContainsAny(ifname, "/\x00") || ifname == "." || ifname == ".." {
+		return 0, false
+	}
+	b, err := os.ReadFile("/proc/sys/net/" + family + "/conf/" + ifname + "/" + key)
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	return n, err == nil
 }

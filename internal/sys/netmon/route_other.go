@@ -12,3 +12,7 @@ func routeOf(from, to netip.Addr, iif string) (Route, error) {
 }
 
 func neighbourOf(string, netip.Addr) (Neighbour, error) { return Unheard, errors.ErrUnsupported }
+
+func forwards(string, bool) (all, own, known bool) { return false, false, false }
+
+func reversePath(string) int { return 0 }
