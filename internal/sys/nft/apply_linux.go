@@ -188,9 +188,9 @@ func (c conn) form(f Family, table, name string) (*Set, error) {
 	b.text(unix.NFTA_SET_TABLE, table)
 	b.text(unix.NFTA_SET_NAME, name)
 	var s *Set
-	err := c.socket.askHeld(unix.NFT_MSG_GETSET, 0, f, b.b, func(r reply) (err error) {
-		s, err = parseForm(name, r.attrs)
-		return err
+	err := c.socket.askHeld(unix.NFT_MSG_GETSET, 0, f, b.b, func(r reply) error {
+		s = decodeSet(f, r.attrs).set
+		return nil
 	})
 	if err != nil {
 		return nil, kernelError("", err)
@@ -199,71 +199,6 @@ func (c conn) form(f Family, table, name string) (*Set, error) {
 		return nil, errors.New("nf_tables did not answer")
 	}
 	return s, nil
-}
-
-// parseForm reads what a set is like.
-func parseForm(name string, attrs []byte) (*Set, error) {
-	s := &Set{Name: name}
-	var flags, keyType, dataType uint32
-	for len(attrs) >= 4 {
-		n, kind := int(binary.NativeEndian.Uint16(attrs)), binary.NativeEndian.Uint16(attrs[2:])
-		if n < 4 || n > len(attrs) {
-			break
-		}
-		v := attrs[4:n]
-		attrs = attrs[min(len(attrs), (n+3)&^3):]
-		if kind&^unix.NLA_F_NESTED == attrSetExpr {
-			s.Counted = true
-			continue
-		}
-		if len(v) != 4 {
-			continue
-		}
-		u := binary.BigEndian.Uint32(v)
-		switch kind {
-		case unix.NFTA_SET_FLAGS:
-			flags = u
-		case unix.NFTA_SET_KEY_TYPE:
-			keyType = u
-		case unix.NFTA_SET_DATA_TYPE:
-			dataType = u
-		}
-	}
-	s.Interval = flags&unix.NFT_SET_INTERVAL != 0
-	s.Dynamic = flags&unix.NFT_SET_EVAL != 0
-	s.Timed = flags&unix.NFT_SET_TIMEOUT != 0
-	var ok bool
-	if s.Key, ok = typesOf(keyType); !ok {
-		return nil, fmt.Errorf("its type %#x is not known here", keyType)
-	}
-	switch {
-	case flags&unix.NFT_SET_MAP == 0:
-	case dataType == unix.NFT_DATA_VERDICT:
-		s.Verdicts = true
-	default:
-		if s.Data, ok = typesOf(dataType); !ok {
-			return nil, fmt.Errorf("its type %#x of data is not known here", dataType)
-		}
-	}
-	return s, nil
-}
-
-// typesOf takes a type of nft's apart.
-func typesOf(number uint32) (list []Type, ok bool) {
-	for ; number != 0; number >>= 6 {
-		k := kind(number & 0x3f)
-		t := Type(0)
-		for i := range types {
-			if types[i].kind == k && types[i].text != "" {
-				t = Type(i)
-			}
-		}
-		if t == 0 {
-			return nil, false
-		}
-		list = append([]Type{t}, list...)
-	}
-	return list, len(list) > 0
 }
 
 func (c conn) delete(f Family, name string) error {

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -93,34 +94,9 @@ func (w *ruleWriter) anonymousSet(e Expr) {
 	}
 }
 
-// anyRange reports whether one of the values is a range.
-func anyRange(values []Range) bool {
-	return slices.ContainsFunc(values, func(r Range) bool { return !r.one() })
-}
-
 // ranges reports whether one of the keys is a range.
 func (c *Choose) ranges() bool {
 	return slices.ContainsFunc(c.Elements, func(e Element) bool { return !e.Key[0].one() })
-}
-
-// mergedRanges is the same values with those in one range that follow each other, or
-// overlap, as nft does in sets without a name.
-func mergedRanges(values []Range) []Range {
-	values = slices.Clone(values)
-	slices.SortFunc(values, func(a, b Range) int { return strings.Compare(string(a.First), string(b.First)) })
-	var out []Range
-	for _, r := range values {
-		if len(out) > 0 {
-			before := &out[len(out)-1]
-			next, more := successor(before.last())
-			if !more || string(r.First) <= string(next) {
-				before.Last = max(before.last(), r.last())
-				continue
-			}
-		}
-		out = append(out, r)
-	}
-	return out
 }
 
 func (w *ruleWriter) makeAnonymous(name string, interval bool, key kind, data []kind, elements []Element) {
@@ -259,7 +235,7 @@ func (w *ruleWriter) need(k Key) error {
 	switch k {
 	case IPSaddr, IPDaddr:
 		return w.needFamily(IPv4)
-	case IP6Saddr, IP6Daddr:
+	case IP6Saddr, IP6Saddr64, IP6Daddr:
 		return w.needFamily(IPv6)
 	case ICMPType:
 		if err := w.needFamily(IPv4); err != nil {
@@ -344,6 +320,9 @@ func (w *ruleWriter) loadKey(k Key, reg int) error {
 		w.payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4, reg)
 	case IP6Saddr:
 		w.payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 8, 16, reg)
+	case IP6Saddr64:
+		w.payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 8, 16, reg)
+		w.mask(reg, append(bytes.Repeat([]byte{0xff}, 8), make([]byte, 8)...))
 	case IP6Daddr:
 		w.payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16, reg)
 	case Sport:
@@ -431,6 +410,17 @@ func (w *ruleWriter) hostToNetwork(reg int) {
 	})
 }
 
+// mask clears the bits of a register that are not in the mask.
+func (w *ruleWriter) mask(reg int, mask []byte) {
+	w.do("bitwise", func() {
+		w.u32(unix.NFTA_BITWISE_SREG, register(reg))
+		w.u32(unix.NFTA_BITWISE_DREG, register(reg))
+		w.u32(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
+		w.data(unix.NFTA_BITWISE_MASK, mask)
+		w.data(unix.NFTA_BITWISE_XOR, make([]byte, len(mask)))
+	})
+}
+
 func (w *ruleWriter) compare(op uint32, reg int, v []byte) {
 	w.do("cmp", func() {
 		w.u32(unix.NFTA_CMP_SREG, register(reg))
@@ -508,13 +498,7 @@ func (w *ruleWriter) has(e Has) error {
 	if err := w.load([]Key{e.Key}, false); err != nil {
 		return err
 	}
-	w.do("bitwise", func() {
-		w.u32(unix.NFTA_BITWISE_SREG, register(0))
-		w.u32(unix.NFTA_BITWISE_DREG, register(0))
-		w.u32(unix.NFTA_BITWISE_LEN, 4)
-		w.data(unix.NFTA_BITWISE_MASK, binary.NativeEndian.AppendUint32(nil, e.Mask))
-		w.data(unix.NFTA_BITWISE_XOR, make([]byte, 4))
-	})
+	w.mask(0, binary.NativeEndian.AppendUint32(nil, e.Mask))
 	op := uint32(unix.NFT_CMP_NEQ)
 	if e.Not {
 		op = unix.NFT_CMP_EQ
@@ -704,9 +688,6 @@ func (w *ruleWriter) reject(e Reject) error {
 	})
 	return nil
 }
-
-// defaultBurst is what nft, and the kernel, take where no burst is named.
-const defaultBurst = 5
 
 // stateful adds an expression that remembers something.
 func (w *ruleWriter) stateful(kind uint16, e Expr) error {

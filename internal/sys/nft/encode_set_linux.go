@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"bytes"
 	"encoding/binary"
 	"slices"
 	"strings"
@@ -304,16 +303,4 @@ func appendValue(b []byte, k kind, v Value, network bool) []byte {
 		return append(b, v...)
 	}
 	return binary.NativeEndian.AppendUint32(b, v.number())
-}
-
-// successor is the value after v; ok is false after the last one there is.
-func successor(v Value) (next []byte, ok bool) {
-	next = []byte(v)
-	for i := len(next) - 1; i >= 0; i-- {
-		next[i]++
-		if next[i] != 0 {
-			return next, true
-		}
-	}
-	return bytes.Clone(next), false
 }
