@@ -89,6 +89,9 @@ const (
 	CodeKernelRefused Code = "FL-622"
 	CodeForeignTable  Code = "FL-623"
 	CodeNotPutBack    Code = "FL-624"
+	CodeNotKilled     Code = "FL-625"
+	CodeKillWaits     Code = "FL-626"
+	CodeNotFlushed    Code = "FL-627"
 	CodeNotCarried    Code = "FL-630"
 	CodeUntested      Code = "FL-631"
 	CodeShutOff       Code = "FL-640"
@@ -350,6 +353,12 @@ The message names the program where the kernel tells. If it comes again and agai
 		`fairlead keeps its rules in a table of its own with a mark in it. The table of that name has no mark: somebody else made it, and it is not touched. Remove it if it is nobody's, or give this instance another name with a control socket of its own.`},
 	{CodeNotPutBack, "something could not be put back as it was found",
 		`A kernel parameter, an address or a rule of another firewall was changed because a forward asked for it, and undoing that failed. It is remembered in the state directory; "fairlead clean" tries again and says what is left.`},
+	{CodeNotKilled, "connections that were to be killed live on",
+		`To end a connection, its packets are refused for some seconds by a small table of nftables (fairlead…-killed), and the kernel's connection tracking is made to forget it. One of the two failed; the message has the kernel's words. What is told to be killed was.`},
+	{CodeKillWaits, "killed connections end with their next packet only",
+		`Both ends of a killed connection are reset when they send something. So that idle ones end at once, both are sent a packet that they have to answer, which takes CAP_NET_RAW. Without that right an idle end learns of its end when it next sends; nothing gets through in any case.`},
+	{CodeNotFlushed, "UDP connections of a changed forward could not be forgotten",
+		`The kernel remembers where the packets of a UDP client went, and goes on so as long as they come. When a forward changes, what is remembered of it has to be forgotten (through nf_conntrack_netlink), and that failed. Clients that pause for two minutes are led right; others may go on to the old target.`},
 	{CodeNotCarried, "nothing carries the forward",
 		`A packet of a client was followed, and no rule or listener of fairlead took hold of it: the forward is written down and no service runs, or it is disabled, or its table was taken away.`},
 	{CodeUntested, "whether it works could not be tested",

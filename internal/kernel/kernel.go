@@ -102,6 +102,9 @@ type Kernel struct {
 	blame   blame
 
 	counting counting
+	census   census
+	ledger   ledger
+	killing  killing
 
 	mu       sync.Mutex // guards the rest
 	conn     *nft.Conn
@@ -119,6 +122,7 @@ func New(cfg Config) *Kernel {
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.names = newNames(k.ctx, cfg.Resolve, k.kick)
 	k.undos, k.undone = openUndos(cfg.State, cfg.Table)
+	k.killing = killing{table: cfg.Table + "-killed", inside: k.inside, life: killedFor, wg: &k.wg, ctx: k.ctx}
 	k.carried.Store(new([]*carried))
 	k.wg.Go(k.names.follow)
 	return k

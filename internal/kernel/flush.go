@@ -1,0 +1,147 @@
+package kernel
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"fairlead/internal/sys/conntrack"
+)
+
+// A program that speaks UDP keeps its port, so its packets go where its first
+// one went for as long as the kernel remembers that: to a target that is gone,
+// or to nobody, long after the forward is right. So what is tracked of UDP is
+// forgotten whenever its forward changes. Connections of TCP begin anew by
+// themselves, and live on.
+
+// flushBatch is how many entries are forgotten at a time.
+const flushBatch = 512
+
+// lateness is for how long answers to a forgotten connection are dropped: were
+// they let through, they would be tracked as a connection of the target's own,
+// in the way of the one that the client's next packet is to begin.
+const lateness = 2 * time.Second
+
+// flush forgets the UDP connections that entered where old and now differ, on a
+// host of these addresses, and says how many. It asks the kernel once for all
+// forwards, and not at all where nothing differs.
+func (k *Kernel) flush(ctx context.Context, old, now *plan, here map[netip.Addr]bool) (int, error) {
+	changed := changedUDP(old, now)
+	if len(changed) == 0 {
+		return 0, nil
+	}
+	for _, s := range changed {
+		s.owner.nat = false // those too that began before there was a forward
+	}
+	look := newLook(changed, nil, here)
+	n := 0
+	var batch []*conntrack.Entry
+	forget := func() (err error) {
+		n += len(batch)
+		err = k.forget(batch)
+		batch = batch[:0]
+		return err
+	}
+	err := k.inside(func() error {
+		var failed error
+		err := conntrack.EachOf(ctx, conntrack.Filter{Proto: protoUDP}, func(e *conntrack.Entry) bool {
+			if look.of(e) != nil {
+				batch = append(batch, new(*e))
+			}
+			if len(batch) == flushBatch {
+				failed = forget()
+			}
+			return failed == nil
+		})
+		if failed != nil {
+			return failed
+		}
+		if err != nil {
+			return err
+		}
+		return forget()
+	})
+	return n, err
+}
+
+// forget forgets tracked connections of UDP, and has answers that are under way
+// dropped. Without the right to drop them they are forgotten all the same.
+func (k *Kernel) forget(entries []*conntrack.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	tuples := make([]conntrack.Tuple, len(entries))
+	for i, e := range entries {
+		tuples[i] = e.Reply
+	}
+	refused := k.killing.refuse(tuples, lateness)
+	if err := conntrack.Delete(entries...); err != nil {
+		return err
+	}
+	return refused
+}
+
+// changedUDP are the stretches of UDP where forwards were added, changed or
+// removed between two plans. A forward is changed when its sentence says
+// something else or leads elsewhere; where only its addresses are others, as an
+// interface's, those are meant.
+func changedUDP(old, now *plan) []*stretch {
+	was := map[key]*part{}
+	if old != nil {
+		for i := range old.parts {
+			was[keyOf(old.parts[i].f)] = &old.parts[i]
+		}
+	}
+	var changed []*stretch
+	add := func(p *part, unless map[same]bool) {
+		for _, s := range p.stretches() {
+			if s.door.proto == protoUDP && !unless[s.what()] {
+				changed = append(changed, s)
+			}
+		}
+	}
+	if now != nil {
+		for i := range now.parts {
+			p := &now.parts[i]
+			o := was[keyOf(p.f)]
+			delete(was, keyOf(p.f))
+			if o == nil {
+				add(p, nil)
+				continue
+			}
+			if !sameMeaning(o.f, p.f) || !slices.Equal(o.targets, p.targets) {
+				add(o, nil)
+				add(p, nil)
+				continue
+			}
+			if !slices.Equal(o.entries, p.entries) {
+				add(o, set(p))
+				add(p, set(o))
+			}
+		}
+	}
+	for _, o := range was {
+		add(o, nil)
+	}
+	return changed
+}
+
+func set(p *part) map[same]bool {
+	m := map[same]bool{}
+	for _, s := range p.stretches() {
+		m[s.what()] = true
+	}
+	return m
+}
+
+// addresses are those of this host.
+func (w *world) addresses() map[netip.Addr]bool {
+	here := map[netip.Addr]bool{}
+	for _, list := range w.addrs {
+		for _, p := range list {
+			here[p.Addr()] = true
+		}
+	}
+	return here
+}

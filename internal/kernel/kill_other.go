@@ -1,0 +1,7 @@
+//go:build !linux
+
+package kernel
+
+import "errors"
+
+func provoke([]probe) error { return &silentError{errors.ErrUnsupported} }

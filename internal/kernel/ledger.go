@@ -1,0 +1,241 @@
+package kernel
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"fairlead"
+	"fairlead/internal/sys/conntrack"
+)
+
+// A ledger says to which forward a tracked connection belongs: by what its
+// client asked for, which neither a change of the targets nor translation
+// alters. What forwards were entered at before is remembered as long as
+// connections of it live, so that these are listed and can be ended. Where
+// something else is entered there now, connections are the new one's: the
+// kernel does not say by which rule one was let in.
+type ledger struct {
+	mu   sync.Mutex // guards the rest
+	now  []*stretch
+	past []*stretch          // oldest first
+	here map[netip.Addr]bool // addresses that this host has, or had
+	look *look               // of the above, once it was asked for
+}
+
+// pastMost bounds what is remembered; the oldest goes first.
+const pastMost = 1 << 16
+
+// missedMost is after how many lists without a connection of it something past
+// is forgotten: one list may miss what is there.
+const missedMost = 2
+
+// An owner is a forward whose connections are meant.
+type owner struct {
+	key key
+	nat bool // only translated connections are its own
+}
+
+// A door is where connections enter: without an address, at any of this host.
+type door struct {
+	proto uint8
+	at    netip.Addr
+}
+
+// A stretch is ports of a door that are, or were, one forward's.
+type stretch struct {
+	door  door
+	ports fairlead.Ports
+	owner owner
+
+	missed int // of the past: lists in a row without a connection of it
+}
+
+// same tells stretches apart by what they say.
+type same struct {
+	door  door
+	ports fairlead.Ports
+	key   key
+}
+
+func (s *stretch) what() same { return same{s.door, s.ports, s.owner.key} }
+
+// stretches are what the parts of a plan are entered at.
+func (p *plan) stretches() []*stretch {
+	if p == nil {
+		return nil
+	}
+	var list []*stretch
+	for i := range p.parts {
+		list = append(list, p.parts[i].stretches()...)
+	}
+	return list
+}
+
+func (p *part) stretches() []*stretch {
+	o := owner{key: keyOf(p.f), nat: p.f.Kind != fairlead.KindOpen}
+	list := make([]*stretch, len(p.entries))
+	for i, e := range p.entries {
+		list[i] = &stretch{door: e.door(), ports: e.ports, owner: o}
+	}
+	return list
+}
+
+func (e *entry) door() door {
+	at := e.at.Unmap().WithZone("")
+	if at.IsUnspecified() {
+		at = netip.Addr{}
+	}
+	return door{e.proto, at}
+}
+
+// turn has the ledger know p, in force on a host of these addresses.
+func (l *ledger) turn(p *plan, here map[netip.Addr]bool) {
+	now := p.stretches()
+	still := make(map[same]bool, len(now))
+	for _, s := range now {
+		still[s.what()] = true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	past := slices.DeleteFunc(slices.Clone(l.past), func(s *stretch) bool { return still[s.what()] })
+	for _, s := range l.now {
+		if !still[s.what()] {
+			past = append(past, s)
+		}
+	}
+	if n := len(past) - pastMost; n > 0 {
+		past = slices.Delete(past, 0, n)
+	}
+	all := maps.Clone(here)
+	if len(l.here) < pastMost {
+		maps.Copy(all, l.here)
+	}
+	l.now, l.past, l.here, l.look = now, past, all, nil
+}
+
+// open is what is needed to read a list of connections, by one reader; nil
+// where none of them could be anybody's.
+func (l *ledger) open() *look {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.now)+len(l.past) == 0 {
+		return nil
+	}
+	if l.look == nil {
+		l.look = newLook(l.now, l.past, l.here)
+	}
+	own := *l.look
+	own.met = map[*stretch]bool{}
+	return &own
+}
+
+// closed forgets what is past and had no connection in a whole list.
+func (l *ledger) closed(read *look) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	past := slices.DeleteFunc(slices.Clone(l.past), func(s *stretch) bool {
+		s.missed++
+		if read.met[s] {
+			s.missed = 0
+		}
+		return s.missed >= missedMost
+	})
+	if len(past) < len(l.past) {
+		l.past, l.look = past, nil
+	}
+}
+
+// A look is the ledger as it was when it was opened. It is read only, but for
+// met, which is its reader's own.
+type look struct {
+	now, past index
+	here      map[netip.Addr]bool
+	status    uint32            // bits that every connection of anybody has
+	met       map[*stretch]bool // of the past: had a connection
+}
+
+func newLook(now, past []*stretch, here map[netip.Addr]bool) *look {
+	lk := &look{now: indexOf(now), past: indexOf(past), here: here, status: conntrack.DNAT}
+	for _, list := range [][]*stretch{now, past} {
+		for _, s := range list {
+			if !s.owner.nat {
+				lk.status = 0
+			}
+		}
+	}
+	return lk
+}
+
+// of is whose connection e is, nil for nobody's. One that another announced, as
+// FTP's for data, is the other's.
+func (lk *look) of(e *conntrack.Entry) *owner {
+	s, past := lk.find(e.Original)
+	if s == nil && e.Master.Proto != 0 {
+		s, past = lk.find(e.Master)
+	}
+	if s == nil || s.owner.nat && e.Status&conntrack.DNAT == 0 {
+		return nil
+	}
+	if past {
+		lk.met[s] = true
+	}
+	return &s.owner
+}
+
+// find is the stretch that a connection entered by: what names the address
+// before what does not.
+func (lk *look) find(t conntrack.Tuple) (s *stretch, past bool) {
+	at, port := t.Dst.Addr(), t.Dst.Port()
+	doors := []door{{t.Proto, at}, {t.Proto, netip.Addr{}}}
+	if !lk.here[at] && !at.IsLoopback() {
+		doors = doors[:1]
+	}
+	for _, d := range doors {
+		if s := lk.now.find(d, port); s != nil {
+			return s, false
+		}
+		if s := lk.past.find(d, port); s != nil {
+			return s, true
+		}
+	}
+	return nil, false
+}
+
+// An index finds stretches by door and port.
+type index map[door][]indexed // by first port, of equals the newer one last
+
+type indexed struct {
+	s     *stretch
+	reach uint16 // the last port of this one and of all before it
+}
+
+func indexOf(list []*stretch) index {
+	x := index{}
+	for _, s := range list {
+		x[s.door] = append(x[s.door], indexed{s: s})
+	}
+	for _, at := range x {
+		slices.SortStableFunc(at, func(a, b indexed) int { return int(a.s.ports.First) - int(b.s.ports.First) })
+		reach := uint16(0)
+		for i := range at {
+			reach = max(reach, at[i].s.ports.Last)
+			at[i].reach = reach
+		}
+	}
+	return x
+}
+
+// find looks at one stretch where they do not overlap, as those in force never
+// do.
+func (x index) find(d door, port uint16) *stretch {
+	at := x[d]
+	n, _ := slices.BinarySearchFunc(at, int(port)+1, func(e indexed, p int) int { return int(e.s.ports.First) - p })
+	for i := n - 1; i >= 0 && at[i].reach >= port; i-- {
+		if at[i].s.ports.Last >= port {
+			return at[i].s
+		}
+	}
+	return nil
+}
