@@ -48,8 +48,6 @@ func connOf(e *conntrack.Entry, o *owner) fairlead.Conn {
 // other carriers.
 func idText(id uint32) string { return fmt.Sprintf("k%08x", id) }
 
-const protoUDP = 17
-
 // live reports whether something is left to be said on a connection.
 func live(e *conntrack.Entry) bool {
 	return e.Original.Proto == protoUDP || e.Original.Proto == protoTCP && e.TCPState < conntrack.TimeWait

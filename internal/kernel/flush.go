@@ -96,7 +96,7 @@ func changedUDP(old, now *plan) []*stretch {
 	var changed []*stretch
 	add := func(p *part, unless map[same]bool) {
 		for _, s := range p.stretches() {
-			if s.door.proto == protoUDP && !unless[s.what()] {
+			if s.gate.proto == protoUDP && !unless[s.what()] {
 				changed = append(changed, s)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -98,6 +99,7 @@ func newLegTown(t *testing.T, rules func(*lab.Gateway) string) *legTown {
 	for _, a := range []struct{ dst, via string }{{"203.0.113.77/32", lab.WAN4}, {"2001:db8:1::77/128", lab.WAN6}} {
 		g.Outside.Route(a.dst, a.via, "eth0")
 	}
+	tn.bridged(false)
 	tn.load(rules(g))
 	tn.k = New(Config{Table: "fairlead", In: g.Gateway.Do, Watch: func(e fairlead.Event) {
 		t.Errorf("trouble: %v", e.Problem)
@@ -105,6 +107,24 @@ func newLegTown(t *testing.T, rules func(*lab.Gateway) string) *legTown {
 	t.Cleanup(tn.k.Close)
 	tn.k.ledger.turn(legPlan(legs(g)), tn.here())
 	return tn
+}
+
+// bridged has the rules see packets already as frames of the bridge, as they do
+// wherever br_netfilter is loaded; then a host of the bridge cannot reach itself
+// by way of the gateway.
+func (tn *legTown) bridged(on bool) {
+	value := "0"
+	if on {
+		value = "1"
+	}
+	for _, name := range []string{"iptables", "ip6tables"} {
+		err := tn.Gateway.Gateway.Do(func() error {
+			return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+name, []byte(value), 0)
+		})
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			tn.t.Fatal(err)
+		}
+	}
 }
 
 func (tn *legTown) here() map[netip.Addr]bool {
@@ -134,14 +154,14 @@ func (tn *legTown) load(script string) {
 	}
 }
 
-// Ends are both ends of one connection.
-type ends struct {
+// A call is both ends of one connection.
+type call struct {
 	client, server *net.TCPConn
 }
 
 // connect makes a connection over a leg, of IPv4 (0) or IPv6 (1), at the n-th
 // port, from that port of the client or, for 0, any.
-func (tn *legTown) connect(l leg, family, n int, from uint16) ends {
+func (tn *legTown) connect(l leg, family, n int, from uint16) call {
 	tn.t.Helper()
 	port := int(l.ports.First) + n
 	ctx, cancel := context.WithTimeout(tn.t.Context(), 10*time.Second)
@@ -162,13 +182,13 @@ func (tn *legTown) connect(l leg, family, n int, from uint16) ends {
 		return err
 	})
 	if err != nil {
-		tn.t.Fatalf("connect: %v", err)
+		tn.t.Fatalf("connect: %v (tracked: %+v)", err, tn.tracked())
 	}
 	s, err := ln.Accept()
 	if err != nil {
 		tn.t.Fatal(err)
 	}
-	p := ends{c.(*net.TCPConn), s.(*net.TCPConn)}
+	p := call{c.(*net.TCPConn), s.(*net.TCPConn)}
 	tn.t.Cleanup(func() { p.client.Close(); p.server.Close() })
 	p.server.SetKeepAlive(false)
 	return p
@@ -182,7 +202,7 @@ func reusing(_, _ string, c syscall.RawConn) error {
 }
 
 // talk sends a byte each way.
-func (p ends) talk(t *testing.T) {
+func (p call) talk(t *testing.T) {
 	t.Helper()
 	for _, way := range [][2]*net.TCPConn{{p.client, p.server}, {p.server, p.client}} {
 		way[0].SetDeadline(time.Now().Add(10 * time.Second))
@@ -200,7 +220,7 @@ func (p ends) talk(t *testing.T) {
 }
 
 // over checks that both ends are reset, although neither sends anything.
-func (p ends) over(t *testing.T) {
+func (p call) over(t *testing.T) {
 	t.Helper()
 	for _, end := range []struct {
 		name string
@@ -235,15 +255,6 @@ func (tn *legTown) tables() string {
 		tn.t.Fatal(err)
 	}
 	return string(out)
-}
-
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within twenty seconds: %s", what)
-		}
-	}
 }
 
 func TestKillEndsIdleConnectionsAtBothEnds(t *testing.T) {

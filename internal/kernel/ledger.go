@@ -37,15 +37,15 @@ type owner struct {
 	nat bool // only translated connections are its own
 }
 
-// A door is where connections enter: without an address, at any of this host.
-type door struct {
+// A gate is where connections enter: without an address, at any of this host.
+type gate struct {
 	proto uint8
 	at    netip.Addr
 }
 
-// A stretch is ports of a door that are, or were, one forward's.
+// A stretch is ports of a gate that are, or were, one forward's.
 type stretch struct {
-	door  door
+	gate  gate
 	ports fairlead.Ports
 	owner owner
 
@@ -54,12 +54,12 @@ type stretch struct {
 
 // same tells stretches apart by what they say.
 type same struct {
-	door  door
+	gate  gate
 	ports fairlead.Ports
 	key   key
 }
 
-func (s *stretch) what() same { return same{s.door, s.ports, s.owner.key} }
+func (s *stretch) what() same { return same{s.gate, s.ports, s.owner.key} }
 
 // stretches are what the parts of a plan are entered at.
 func (p *plan) stretches() []*stretch {
@@ -77,17 +77,17 @@ func (p *part) stretches() []*stretch {
 	o := owner{key: keyOf(p.f), nat: p.f.Kind != fairlead.KindOpen}
 	list := make([]*stretch, len(p.entries))
 	for i, e := range p.entries {
-		list[i] = &stretch{door: e.door(), ports: e.ports, owner: o}
+		list[i] = &stretch{gate: e.gate(), ports: e.ports, owner: o}
 	}
 	return list
 }
 
-func (e *entry) door() door {
+func (e *entry) gate() gate {
 	at := e.at.Unmap().WithZone("")
 	if at.IsUnspecified() {
 		at = netip.Addr{}
 	}
-	return door{e.proto, at}
+	return gate{e.proto, at}
 }
 
 // turn has the ledger know p, in force on a host of these addresses.
@@ -188,11 +188,11 @@ func (lk *look) of(e *conntrack.Entry) *owner {
 // before what does not.
 func (lk *look) find(t conntrack.Tuple) (s *stretch, past bool) {
 	at, port := t.Dst.Addr(), t.Dst.Port()
-	doors := []door{{t.Proto, at}, {t.Proto, netip.Addr{}}}
+	gates := []gate{{t.Proto, at}, {t.Proto, netip.Addr{}}}
 	if !lk.here[at] && !at.IsLoopback() {
-		doors = doors[:1]
+		gates = gates[:1]
 	}
-	for _, d := range doors {
+	for _, d := range gates {
 		if s := lk.now.find(d, port); s != nil {
 			return s, false
 		}
@@ -203,8 +203,8 @@ func (lk *look) find(t conntrack.Tuple) (s *stretch, past bool) {
 	return nil, false
 }
 
-// An index finds stretches by door and port.
-type index map[door][]indexed // by first port, of equals the newer one last
+// An index finds stretches by gate and port.
+type index map[gate][]indexed // by first port, of equals the newer one last
 
 type indexed struct {
 	s     *stretch
@@ -214,7 +214,7 @@ type indexed struct {
 func indexOf(list []*stretch) index {
 	x := index{}
 	for _, s := range list {
-		x[s.door] = append(x[s.door], indexed{s: s})
+		x[s.gate] = append(x[s.gate], indexed{s: s})
 	}
 	for _, at := range x {
 		slices.SortStableFunc(at, func(a, b indexed) int { return int(a.s.ports.First) - int(b.s.ports.First) })
@@ -229,7 +229,7 @@ func indexOf(list []*stretch) index {
 
 // find looks at one stretch where they do not overlap, as those in force never
 // do.
-func (x index) find(d door, port uint16) *stretch {
+func (x index) find(d gate, port uint16) *stretch {
 	at := x[d]
 	n, _ := slices.BinarySearchFunc(at, int(port)+1, func(e indexed, p int) int { return int(e.s.ports.First) - p })
 	for i := n - 1; i >= 0 && at[i].reach >= port; i-- {
