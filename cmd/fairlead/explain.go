@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -262,7 +261,6 @@ type explainDocument struct {
 	Steps    []explainStep    `json:"steps"`
 	Error    *control.Problem `json:"error,omitempty"`
 	Notes    []string         `json:"notes,omitempty"`
-	Time     time.Time        `json:"time"`
 }
 
 // An explainStep is one step of a walk.
@@ -277,7 +275,7 @@ func explanationDocument(q *check.Question, r *check.Report) explainDocument {
 	d := explainDocument{
 		Schema: "fairlead/explain/1", Forward: q.Forward.Name, Sentence: q.Forward.Expr,
 		Network: r.Network, Target: r.Target, Outcome: string(r.Outcome), Steps: []explainStep{},
-		Error: control.ProblemOf(r.Problem), Notes: r.Notes, Time: time.Now().UTC().Truncate(time.Millisecond),
+		Error: control.ProblemOf(r.Problem), Notes: r.Notes,
 	}
 	if r.From.IsValid() {
 		d.Client = r.From.Addr().String()

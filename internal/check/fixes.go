@@ -34,6 +34,24 @@ func (q *Question) rewrite(g *fairlead.Forward) string {
 	return "fairlead " + config.Sentence(g)
 }
 
+// told is what the service says is wrong, as the end of a walk: with one way
+// out, which changes the forward where the service had one to begin anew.
+func (q *Question) told(p *fairlead.Problem) *fairlead.Problem {
+	own := *p
+	own.Warning = false
+	own.Fixes = nil
+	if len(p.Fixes) == 0 {
+		return &own
+	}
+	fix := p.Fixes[0]
+	kind := "fairlead " + string(q.Forward.Kind) + " "
+	if words, ok := strings.CutPrefix(fix.Command, kind); ok && q.Edit != "" {
+		fix.Command = q.Edit + " " + string(q.Forward.Kind) + " " + words
+	}
+	own.Fixes = []fairlead.Fix{fix}
+	return &own
+}
+
 // enable is the command that switches it on.
 func (q *Question) enable() string {
 	if q.Edit != "" {

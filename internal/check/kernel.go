@@ -131,12 +131,12 @@ func (w *walk) notRewritten(drop *sight) *Report {
 func (w *walk) notCarried() *fairlead.Problem {
 	q := w.q
 	if q.Problem != nil && !q.Problem.Warning {
-		return q.Problem
+		return q.told(q.Problem)
 	}
 	p := fairlead.Problemf(fairlead.CodeNotCarried, "nothing carries %s", w.what())
 	switch {
 	case q.Running && q.Problem != nil:
-		return q.Problem
+		return q.told(q.Problem)
 	case q.Running:
 		p.Note("why", "the service says that it is %s, and the kernel does not do it: the table may have been flushed, or it is for other clients", q.State)
 		return p.Fix("have it loaded anew", "fairlead reload")

@@ -56,7 +56,7 @@ func (a *attempt) table(name string) *nft.Table {
 	related := slices.Concat([]nft.Expr{
 		nft.Is{Key: nft.L4Proto, Values: []nft.Range{nft.One(nft.Byte(packet.ICMP)), nft.One(nft.Byte(packet.ICMPv6))}},
 		nft.Has{Key: nft.CtState, Mask: nft.StateRelated},
-	}, ends)
+	}, ends, ports)
 	then := func(match []nft.Expr, do nft.Expr) nft.Rule { return nft.Rule{Exprs: append(slices.Clip(match), do)} }
 	answers := []nft.Rule{then(reply, trace), then(related, trace)}
 

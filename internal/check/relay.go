@@ -114,7 +114,7 @@ func (w *walk) listener(ctx context.Context) *Report {
 	if p := w.q.Problem; p != nil && !p.Warning && strings.HasPrefix(string(p.Code), "FL-1") && p.Code != fairlead.CodeOutsideSchedule {
 		w.r.add(stepListener, Bad, w.at.String(), p.What)
 		w.wouldBe(stepAdmission, stepTarget)
-		return w.r.broken(p)
+		return w.r.broken(w.q.told(p))
 	}
 	switch {
 	case refused || len(holders) == 0 && w.seen.answer() == nil && !w.seen.connected:
@@ -218,6 +218,12 @@ func (w *walk) dialTargets(ctx context.Context) *Report {
 			if first == nil {
 				first = p
 			}
+			continue
+		}
+		if network == "udp" && (w.seen.connected || w.seen.answer() != nil) {
+			r.add(stepTarget, OK, to, "an answer came to the probe")
+			up++
+			c.Close()
 			continue
 		}
 		if network == "udp" {

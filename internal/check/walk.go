@@ -55,7 +55,7 @@ func (w *walk) explain(ctx context.Context) *Report {
 	}
 	a := &attempt{proto: packet.TCP, dst: w.at, link: w.link}
 	if r.Network == "udp" {
-		a.proto, a.payload = packet.UDP, datagram(w.at.Port())
+		a.proto, a.payload = packet.UDP, datagram(w.targetPort())
 	}
 	a.src = netip.AddrPortFrom(w.from, somePort())
 	defer func() { forget(w.asked...) }()
@@ -226,6 +226,14 @@ func (w *walk) blind(err error) *Report {
 		w.r.add(step, Unknown, "", "")
 	}
 	return w.r.untested(p)
+}
+
+// targetPort is the port of the first target.
+func (w *walk) targetPort() uint16 {
+	if f := w.q.Forward; len(f.To) > 0 && f.To[0].Unix == "" {
+		return f.To[0].Port(f.At.Ports, w.i)
+	}
+	return w.at.Port()
 }
 
 // datagram is what a UDP service of the port would answer, where such a thing
