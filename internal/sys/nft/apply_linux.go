@@ -94,6 +94,11 @@ func (c conn) changes(b *batch, ch *Change) error {
 	}
 	for _, e := range ch.Drop {
 		f := forms[e.Set].form()
+		if b.plain && forms[e.Set].Timed {
+			// What has ended by itself cannot be deleted. Adding what is there
+			// already changes nothing.
+			b.elements(forms[e.Set], &f, 0, e.Elements, false, false)
+		}
 		b.elements(forms[e.Set], &f, 0, e.Elements, true, false)
 	}
 	for i := range ch.AddSets {
@@ -193,7 +198,7 @@ func (c conn) form(f Family, table, name string) (*Set, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, kernelError("", err)
+		return nil, err
 	}
 	if s == nil {
 		return nil, errors.New("nf_tables did not answer")
@@ -217,7 +222,17 @@ func (c conn) transact(f Family, table string, write func(*batch) error) error {
 	s := c.socket
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := newBatch(f, table, 0)
+	err := s.transactHeld(f, table, write)
+	if r, ok := errors.AsType[*refusal](err); ok && r.step.destroys && r.errno == unix.EINVAL && !s.plain {
+		s.plain = true // this kernel does not know that message
+		err = s.transactHeld(f, table, write)
+	}
+	return err
+}
+
+func (s *socket) transactHeld(f Family, table string, write func(*batch) error) error {
+	b := newBatch(f, table)
+	b.plain = s.plain
 	if err := write(b); err != nil {
 		return err
 	}
@@ -289,7 +304,7 @@ func (b *batch) failure(i int, errno syscall.Errno, x extra) error {
 		case unix.EOPNOTSUPP, unix.EINVAL:
 			return errNoTables
 		}
-		return kernelError("the whole of it", errno)
+		return &refusal{"all of it together", errno, &b.steps[0]}
 	}
 	st := &b.steps[i]
 	doing := st.doing
@@ -305,21 +320,14 @@ func (b *batch) failure(i int, errno syscall.Errno, x extra) error {
 	if x.text != "" {
 		doing += ": " + x.text
 	}
-	return kernelError(doing, errno)
+	return &refusal{doing, errno, st}
 }
 
 // A refusal is an error of the kernel's in words that fit.
 type refusal struct {
 	doing string
 	errno syscall.Errno
-}
-
-func kernelError(doing string, err error) error {
-	var errno syscall.Errno
-	if !errors.As(err, &errno) {
-		return err
-	}
-	return &refusal{doing, errno}
+	step  *step
 }
 
 func (r *refusal) Error() string {
@@ -339,9 +347,6 @@ func (r *refusal) Error() string {
 		words = "the set is full"
 	case unix.EAFNOSUPPORT:
 		words = "this kernel does not have that family"
-	}
-	if r.doing == "" {
-		return words
 	}
 	return r.doing + ": " + words
 }

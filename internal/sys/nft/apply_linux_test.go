@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"regexp"
 	"strconv"
 	"testing"
@@ -10,17 +11,6 @@ import (
 
 	"fairlead/internal/lab"
 )
-
-// connIn is a Conn of a host, which ends with the test.
-func connIn(t testing.TB, h *lab.Host) *Conn {
-	t.Helper()
-	var c *Conn
-	if err := h.Do(func() (err error) { c, err = Open(); return err }); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
 
 // list is what nft says of the host's ruleset, in its own words and as JSON,
 // without what differs from one loading to the next.
@@ -64,7 +54,7 @@ func TestMessagesSayWhatTheTextSays(t *testing.T) {
 	byText, byMessages := net.Host("text"), net.Host("messages")
 	table := everyForm()
 	nftRun(t, byText, table.Text(), "-f", "-")
-	if err := connIn(t, byMessages).Replace(table); err != nil {
+	if err := opened(t, byMessages).Replace(table); err != nil {
 		t.Fatal(err)
 	}
 	wantText, wantJSON := list(t, byText)
@@ -76,7 +66,7 @@ func TestMessagesSayWhatTheTextSays(t *testing.T) {
 		t.Errorf("as JSON, loaded as text (-) and as messages (+):\n%s", diff)
 	}
 	// And once more over itself, with the listing loaded again after.
-	if err := connIn(t, byMessages).Replace(table); err != nil {
+	if err := opened(t, byMessages).Replace(table); err != nil {
 		t.Fatal(err)
 	}
 	nftRun(t, byMessages, "flush ruleset\n"+gotText, "-f", "-")
@@ -98,3 +88,32 @@ func loadable(list string) string {
 }
 
 var untyped = regexp.MustCompile(`0x([0-9a-f]+) \[invalid type\]`)
+
+func TestChangeMakesOneTableTheOther(t *testing.T) {
+	lab.NeedRoot(t)
+	for _, plain := range []bool{false, true} {
+		c := opened(t, lab.NewNet(t).Host("one"))
+		c.own.plain = plain
+		for seed := range uint64(150) {
+			m := maker{rand.New(rand.NewPCG(seed, 2))}
+			old, want := m.table(), m.table()
+			if err := c.Replace(old); err != nil {
+				t.Fatalf("seed %d: %v\n%s", seed, err, old.Text())
+			}
+			ch, _ := Diff(old, want)
+			if err := c.Change(ch); err != nil {
+				t.Fatalf("seed %d: %v\nfrom\n%s\nto\n%s", seed, err, old.Text(), want.Text())
+			}
+			got, err := c.Read(Inet, "random")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(inOrder(want), inOrder(got)); diff != "" {
+				t.Fatalf("seed %d: wanted (-), the kernel has (+):\n%s\nfrom\n%s", seed, diff, old.Text())
+			}
+			if ch, ok := Diff(got, want); !ok || !ch.Empty() {
+				t.Fatalf("seed %d: what was read differs from what was loaded by\n%+v", seed, ch)
+			}
+		}
+	}
+}

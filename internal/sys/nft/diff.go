@@ -1,8 +1,10 @@
 package nft
 
 import (
+	"cmp"
 	"slices"
 	"strings"
+	"time"
 )
 
 func diff(old, t *Table) (ch Change, ok bool) {
@@ -88,7 +90,7 @@ func (ch *Change) elements(old, want *Set) {
 		k := e.key()
 		was := had[k]
 		if kept[k] = true; was != nil {
-			if was.same(e) {
+			if was.same(e, want.Timeout) {
 				continue
 			}
 			drop = append(drop, *was)
@@ -120,9 +122,11 @@ func (e *Element) key() string {
 }
 
 // same reports whether two elements of one key are alike, but for what the
-// kernel changes in them: what they counted, and what is left of their time.
-func (e *Element) same(t *Element) bool {
-	return slices.Equal(e.Data, t.Data) && e.Verdict == t.Verdict && e.Timeout == t.Timeout && fitQuotes(e.Comment) == fitQuotes(t.Comment)
+// kernel changes in them: what they counted, and what is left of their time. A
+// timeout that is the set's is none of their own.
+func (e *Element) same(t *Element, ofSet time.Duration) bool {
+	return slices.Equal(e.Data, t.Data) && e.Verdict == t.Verdict && fitQuotes(e.Comment) == fitQuotes(t.Comment) &&
+		cmp.Or(e.Timeout, ofSet) == cmp.Or(t.Timeout, ofSet)
 }
 
 func (ch *Change) chains(old, want []Chain) (ok bool) {

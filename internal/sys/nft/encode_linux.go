@@ -23,6 +23,10 @@ const (
 	attrDynsetExprs   = 10 // NFTA_DYNSET_EXPRESSIONS
 
 	objectHelper = 3 // NFT_OBJECT_CT_HELPER
+
+	// NFT_MSG_DESTROYSETELEM, Linux 6.3: a deletion that does not mind when
+	// there is no such element.
+	msgDestroyElement = 30
 )
 
 // Userdata, which the kernel keeps for nft: libnftnl/udata.h.
@@ -45,11 +49,13 @@ type batch struct {
 	b      []byte
 	family Family
 	table  string
-	seq    uint32 // of the first message
 	sets   uint32 // the number of the last set
 	shapes map[string]shape
 	steps  []step // what each message does, the first included
 	begun  int    // where the message begins that is being written
+
+	// plain has elements deleted by what Linux before 6.3 understands.
+	plain bool
 }
 
 // A shape is what a rule has to know of a set that it names.
@@ -66,13 +72,14 @@ type step struct {
 	set      *Set // elements are added to it, or deleted
 	elements []Element
 	at       []int // where each element begins in its message
+	destroys bool  // by msgDestroyElement
 }
 
 // errBatchTooLarge cannot happen before the machine is out of memory.
 var errBatchTooLarge = errors.New("more than 1 GiB of messages")
 
-func newBatch(f Family, table string, seq uint32) *batch {
-	b := &batch{family: f, table: table, seq: seq, shapes: map[string]shape{}}
+func newBatch(f Family, table string) *batch {
+	b := &batch{family: f, table: table, shapes: map[string]shape{}}
 	b.wrap(unix.NFNL_MSG_BATCH_BEGIN)
 	return b
 }
@@ -92,7 +99,7 @@ func (b *batch) finish() ([]byte, error) {
 // wrap adds a message that begins or ends the batch.
 func (b *batch) wrap(kind uint16) {
 	at := len(b.b)
-	b.b = appendHeader(b.b, 0, unix.NLM_F_REQUEST, b.seq+uint32(len(b.steps)), 0, unix.NFNL_SUBSYS_NFTABLES)
+	b.b = appendHeader(b.b, 0, unix.NLM_F_REQUEST, 0, 0, unix.NFNL_SUBSYS_NFTABLES)
 	binary.NativeEndian.PutUint16(b.b[at+4:], kind)
 	binary.NativeEndian.PutUint32(b.b[at:], uint32(len(b.b)-at))
 	b.steps = append(b.steps, step{doing: "begin"})
@@ -101,7 +108,7 @@ func (b *batch) wrap(kind uint16) {
 // message begins one of nf_tables; send ends it.
 func (b *batch) message(kind, flags uint16, doing string) {
 	b.begun = len(b.b)
-	b.b = appendHeader(b.b, kind, unix.NLM_F_REQUEST|flags, b.seq+uint32(len(b.steps)), b.family, 0)
+	b.b = appendHeader(b.b, kind, unix.NLM_F_REQUEST|flags, 0, b.family, 0)
 	b.steps = append(b.steps, step{doing: doing})
 }
 

@@ -158,9 +158,13 @@ func (b *batch) elements(s *Set, f *setForm, id uint32, elements []Element, drop
 
 // someElements writes one message, and returns how many elements it has.
 func (b *batch) someElements(s *Set, f *setForm, id uint32, elements []Element, drop, whole bool) int {
-	if drop {
+	switch {
+	case drop && b.plain:
 		b.message(unix.NFT_MSG_DELSETELEM, 0, "delete from "+f.word()+" "+f.name)
-	} else {
+	case drop:
+		b.message(msgDestroyElement, 0, "delete from "+f.word()+" "+f.name)
+		b.steps[len(b.steps)-1].destroys = true
+	default:
 		b.message(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, "add to "+f.word()+" "+f.name)
 	}
 	b.text(unix.NFTA_SET_ELEM_LIST_TABLE, b.table)

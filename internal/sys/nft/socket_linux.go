@@ -21,6 +21,8 @@ type socket struct {
 	seq  uint32
 	room int    // the largest message that SO_SNDBUF has room for
 	buf  []byte // for what is received
+
+	plain bool // the kernel is older than msgDestroyElement
 }
 
 // Sizes of the socket's queues. A batch is sent whole, however large it is; the
