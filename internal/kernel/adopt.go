@@ -16,6 +16,27 @@ import (
 // each was counted from the moment of an Apply.
 const sameEnd = 2 * time.Second
 
+// alike reports whether the tables lead the same things to the same, whatever
+// the times at which elements end.
+func alike(old, t *nft.Table) bool {
+	ch, ok := nft.Diff(timeless(old), timeless(t))
+	return ok && ch.Empty()
+}
+
+// timeless is t with elements that never end.
+func timeless(t *nft.Table) *nft.Table {
+	end := *t
+	end.Sets = slices.Clone(t.Sets)
+	for i := range end.Sets {
+		s := &end.Sets[i]
+		s.Elements = slices.Clone(s.Elements)
+		for j := range s.Elements {
+			s.Elements[j].Timeout, s.Elements[j].Expires = 0, 0
+		}
+	}
+	return &end
+}
+
 // hold takes the end of life from the old elements, as they were since ago, to
 // those of t that are the same and end, as far as anybody can tell, at the same
 // moment, so that an Apply does not renew them in vain. Those that have ended

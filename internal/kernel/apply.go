@@ -69,6 +69,7 @@ func (k *Kernel) make(ctx context.Context, known map[string]answer) {
 		k.fail(k.refused(err))
 		return
 	}
+	k.follow(ctx, k.plan, p, w)
 	k.plan = p
 	k.keep(p)
 	k.watchOn()
@@ -225,6 +226,7 @@ func (k *Kernel) load(t *nft.Table) error {
 // step goes from k.loaded to t.
 func (k *Kernel) step(conn *nft.Conn, t *nft.Table) error {
 	old := k.loaded
+	k.adopted = k.plan == nil && old != nil && alike(old, t)
 	if old == nil {
 		return k.inside(func() error { return conn.Replace(t) })
 	}

@@ -1,11 +1,13 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
 	"time"
 
+	"fairlead"
 	"fairlead/internal/sys/conntrack"
 )
 
@@ -23,46 +25,60 @@ const flushBatch = 512
 // in the way of the one that the client's next packet is to begin.
 const lateness = 2 * time.Second
 
-// flush forgets the UDP connections that entered where old and now differ, on a
-// host of these addresses, and says how many. It asks the kernel once for all
-// forwards, and not at all where nothing differs.
-func (k *Kernel) flush(ctx context.Context, old, now *plan, here map[netip.Addr]bool) (int, error) {
-	changed := changedUDP(old, now)
-	if len(changed) == 0 {
-		return 0, nil
+// follow has connections follow the change from old to p, which is in force now
+// on a host of w. It asks the kernel for its list once for all forwards, and not
+// at all where nothing of UDP changed. A table that was adopted as it was is no
+// change.
+func (k *Kernel) follow(ctx context.Context, old, p *plan, w *world) {
+	here := w.addresses()
+	k.ledger.turn(p, here)
+	if old == nil && k.adopted {
+		return
 	}
-	for _, s := range changed {
-		s.owner.nat = false // those too that began before there was a forward
+	k.flush(ctx, changedUDP(old, p), here, func(*conntrack.Entry) bool { return true })
+}
+
+// mend forgets the UDP connections that went by while the table was not there:
+// nothing leads them on, for as long as they last.
+func (k *Kernel) mend(ctx context.Context, p *plan, w *world) {
+	k.flush(ctx, changedUDP(nil, p), w.addresses(), func(e *conntrack.Entry) bool { return e.Status&conntrack.DNAT == 0 })
+}
+
+// flush forgets the UDP connections that entered at these stretches of a host
+// of these addresses, if they are meant, and says how many there were.
+func (k *Kernel) flush(ctx context.Context, changed []*stretch, here map[netip.Addr]bool, meant func(*conntrack.Entry) bool) int {
+	if len(changed) == 0 {
+		return 0
 	}
 	look := newLook(changed, nil, here)
 	n := 0
 	var batch []*conntrack.Entry
-	forget := func() (err error) {
+	var failed error
+	forget := func() bool {
 		n += len(batch)
-		err = k.forget(batch)
+		failed = k.forget(batch)
 		batch = batch[:0]
-		return err
+		return failed == nil
 	}
 	err := k.inside(func() error {
-		var failed error
 		err := conntrack.EachOf(ctx, conntrack.Filter{Proto: protoUDP}, func(e *conntrack.Entry) bool {
-			if look.of(e) != nil {
+			if look.entered(e) && meant(e) {
 				batch = append(batch, new(*e))
 			}
-			if len(batch) == flushBatch {
-				failed = forget()
-			}
-			return failed == nil
+			return len(batch) < flushBatch || forget()
 		})
-		if failed != nil {
-			return failed
+		if err == nil && failed == nil {
+			forget()
 		}
-		if err != nil {
-			return err
-		}
-		return forget()
+		return cmp.Or(failed, err)
 	})
-	return n, err
+	if err != nil {
+		p := fairlead.Problemf(fairlead.CodeNotFlushed, "UDP connections of forwards that changed could not be forgotten: %v", err).
+			Fix("forget those of one port by hand", "sudo conntrack -D -p udp --orig-port-dst PORT")
+		p.Err, p.Warning = err, true
+		k.trouble(p)
+	}
+	return n
 }
 
 // forget forgets tracked connections of UDP, and has answers that are under way

@@ -114,6 +114,7 @@ type Kernel struct {
 	loaded   *nft.Table          // what the kernel has, as far as we know; nil: read it
 	seen     time.Time           // when that was so
 	left     bool
+	adopted  bool // the first table that was wanted is the one that was there
 }
 
 // New makes a carrier that carries nothing yet and has touched nothing.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,96 +17,84 @@ import (
 	"fairlead"
 	"fairlead/internal/lab"
 	"fairlead/internal/sys/conntrack"
-	"fairlead/internal/sys/netmon"
-	"fairlead/internal/sys/nft"
 )
 
-// A leg is one way for a connection to go through the gateway.
+// A leg is one way for a connection to go through the gateway, for IPv4 and IPv6.
 type leg struct {
-	name   string
-	client *lab.Host
-	asks   [2]string // of IPv4 and IPv6: the address that the client asks
-	server *lab.Host
-	serves [2]string
-	ports  fairlead.Ports
-	shift  int // what is added to the port on the way
+	name           string
+	client, server *lab.Host
+	asks, serves   [2]string // addresses
+	words          string    // of its forwards, behind the target
+	port           int       // the first of ten
+	shift          int       // what is added to the port on the way
 }
 
 // legs are all ways that matter to what ends a connection: who the client is,
-// whether the target sees it, and which hosts are the gateway itself.
+// whether the target sees it, and which ends are on the gateway itself.
 func legs(g *lab.Gateway) []leg {
-	wan := [2]string{lab.WAN4, lab.WAN6}
-	inside, here := [2]string{lab.Inside4, lab.Inside6}, [2]string{lab.WAN4, lab.WAN6}
+	wan, inside := [2]string{lab.WAN4, lab.WAN6}, [2]string{lab.Inside4, lab.Inside6}
 	return []leg{
-		{"the source kept", g.Outside, wan, g.Inside, inside, fairlead.Ports{First: 8000, Last: 8009}, 0},
-		{"masqueraded", g.Outside, wan, g.Inside, inside, fairlead.Ports{First: 8100, Last: 8109}, 0},
-		{"from the LAN", g.Beside, wan, g.Inside, inside, fairlead.Ports{First: 8200, Last: 8209}, 0},
-		{"from the target itself", g.Inside, wan, g.Inside, inside, fairlead.Ports{First: 8300, Last: 8309}, 0},
-		{"from the gateway", g.Gateway, wan, g.Inside, inside, fairlead.Ports{First: 8400, Last: 8409}, 0},
-		{"to the gateway", g.Outside, wan, g.Gateway, here, fairlead.Ports{First: 8500, Last: 8509}, 1000},
-		{"from the gateway to itself", g.Gateway, wan, g.Gateway, here, fairlead.Ports{First: 8600, Last: 8609}, 1000},
-		{"at an address of nobody's", g.Outside, [2]string{"203.0.113.77", "2001:db8:1::77"}, g.Inside, inside, fairlead.Ports{First: 8700, Last: 8709}, 0},
+		{"the source kept", g.Outside, g.Inside, wan, inside, "", 8000, 0},
+		{"masqueraded", g.Outside, g.Inside, wan, inside, " masquerade", 8100, 0},
+		{"shifted", g.Outside, g.Inside, wan, inside, "", 8200, 1000},
+		{"from the LAN", g.Beside, g.Inside, wan, inside, "", 8300, 0},
+		{"from the target itself", g.Inside, g.Inside, wan, inside, "", 8400, 0},
+		{"from the gateway", g.Gateway, g.Inside, wan, inside, "", 8500, 0},
+		{"to the gateway", g.Outside, g.Gateway, wan, wan, "", 8600, 1000},
+		{"from the gateway to itself", g.Gateway, g.Gateway, wan, wan, "", 8700, 1000},
+		{"at an address of nobody's", g.Outside, g.Inside, nobodys, inside, "", 8800, 0},
 	}
 }
 
-// legRules lead the legs on, as the carrier's own table does.
-func legRules(g *lab.Gateway) string {
-	var pre, post strings.Builder
-	for _, l := range legs(g) {
-		for i, family := range []string{"ip", "ip6"} {
-			for p := int(l.ports.First); p <= int(l.ports.Last); p++ {
-				match := fmt.Sprintf("%s daddr %s meta l4proto { tcp, udp } th dport %d", family, l.asks[i], p)
-				if l.shift != 0 {
-					fmt.Fprintf(&pre, "\t\t%s dnat to :%d\n", match, p+l.shift)
-				} else {
-					fmt.Fprintf(&pre, "\t\t%s dnat %s to %s\n", match, family, l.serves[i])
-				}
-			}
-		}
+// nobodys are addresses that no host has, and that the outside sends to the
+// gateway.
+var nobodys = [2]string{"203.0.113.77", "2001:db8:1::77"}
+
+// forward is the name of the leg's forward, and its sentence.
+func (l *leg) forward(family int) (name, sentence string) {
+	target := bracketed(l.serves[family])
+	if l.serves == l.asks {
+		target = "self"
 	}
-	fmt.Fprintf(&post, "\t\tct status dnat meta l4proto { tcp, udp } th dport 8100-8499 masquerade\n")
-	return "table inet legs {\n\tchain pre {\n\t\ttype nat hook prerouting priority -100\n" + pre.String() +
-		"\t}\n\tchain out {\n\t\ttype nat hook output priority -100\n" + pre.String() +
-		"\t}\n\tchain post {\n\t\ttype nat hook postrouting priority 100\n" + post.String() + "\t}\n}\n"
+	return fmt.Sprintf("%s %d", l.name, 6*family), fmt.Sprintf("nat %s:%d-%d/tcp+udp to %s:%d-%d%s",
+		bracketed(l.asks[family]), l.port, l.port+9, target, l.port+l.shift, l.port+l.shift+9, l.words)
 }
 
-// legPlan is the plan that says so: a forward for each leg.
-func legPlan(list []leg) *plan {
-	p := &plan{table: &nft.Table{}}
-	for _, l := range list {
-		pt := part{f: &fairlead.Forward{Name: l.name, Kind: fairlead.KindNAT, At: fairlead.Spot{Net: fairlead.TCP | fairlead.UDP}}}
-		for i := range l.asks {
-			for _, proto := range []uint8{protoTCP, protoUDP} {
-				pt.entries = append(pt.entries, entry{proto: proto, at: netip.MustParseAddr(l.asks[i]), ports: l.ports})
-			}
-			pt.targets = append(pt.targets, netip.AddrPortFrom(netip.MustParseAddr(l.serves[i]), l.ports.First+uint16(l.shift)))
-		}
-		p.parts = append(p.parts, pt)
+func bracketed(addr string) string {
+	if strings.Contains(addr, ":") {
+		return "[" + addr + "]"
 	}
-	return p
+	return addr
 }
 
-// A legTown is a gateway with all legs, and the carrier that knows of them.
-type legTown struct {
-	*lab.Gateway
-	t *testing.T
-	k *Kernel
-}
+// A legTown is a town whose connections are looked at from both ends.
+type legTown struct{ *town }
 
-func newLegTown(t *testing.T, rules func(*lab.Gateway) string) *legTown {
-	g := lab.NewGateway(t)
-	tn := &legTown{Gateway: g, t: t}
-	for _, a := range []struct{ dst, via string }{{"203.0.113.77/32", lab.WAN4}, {"2001:db8:1::77/128", lab.WAN6}} {
-		g.Outside.Route(a.dst, a.via, "eth0")
-	}
+func newLegTown(t *testing.T) *legTown {
+	tn := &legTown{newTown(t)}
+	tn.k.cfg.Watch = func(e fairlead.Event) { t.Errorf("trouble: %v", e.Problem) }
+	tn.Outside.Route(nobodys[0]+"/32", lab.WAN4, "eth0")
+	tn.Outside.Route(nobodys[1]+"/128", lab.WAN6, "eth0")
 	tn.bridged(false)
-	tn.load(rules(g))
-	tn.k = New(Config{Table: "fairlead", In: g.Gateway.Do, Watch: func(e fairlead.Event) {
-		t.Errorf("trouble: %v", e.Problem)
-	}})
-	t.Cleanup(tn.k.Close)
-	tn.k.ledger.turn(legPlan(legs(g)), tn.here())
 	return tn
+}
+
+// wishes are forwards by their names and sentences, in turns.
+func (tn *legTown) wishes(list ...string) (want []*fairlead.Forward) {
+	for pair := range slices.Chunk(list, 2) {
+		want = append(want, wish(tn.t, pair[0], pair[1]))
+	}
+	return want
+}
+
+// apply carries these, none of which may fail.
+func (tn *legTown) apply(list ...string) {
+	tn.t.Helper()
+	for _, st := range tn.k.Apply(tn.t.Context(), tn.wishes(list...)) {
+		if st.Problem != nil && !st.Problem.Warning {
+			tn.t.Fatalf("%s: %v", st.Forward.Expr, st.Problem)
+		}
+	}
 }
 
 // bridged has the rules see packets already as frames of the bridge, as they do
@@ -127,33 +115,6 @@ func (tn *legTown) bridged(on bool) {
 	}
 }
 
-func (tn *legTown) here() map[netip.Addr]bool {
-	here := map[netip.Addr]bool{}
-	err := tn.Gateway.Gateway.Do(func() error {
-		all, err := netmon.Interfaces()
-		for _, i := range all {
-			for _, a := range i.Addrs {
-				here[a.WithZone("")] = true
-			}
-		}
-		return err
-	})
-	if err != nil {
-		tn.t.Fatal(err)
-	}
-	return here
-}
-
-func (tn *legTown) load(script string) {
-	tn.t.Helper()
-	lab.NeedTool(tn.t, "nft")
-	c := tn.Gateway.Gateway.Command(tn.t, "nft", "-f", "-")
-	c.Stdin = strings.NewReader(script)
-	if out, err := c.CombinedOutput(); err != nil {
-		tn.t.Fatalf("nft: %v\n%s", err, out)
-	}
-}
-
 // A call is both ends of one connection.
 type call struct {
 	client, server *net.TCPConn
@@ -163,7 +124,7 @@ type call struct {
 // port, from that port of the client or, for 0, any.
 func (tn *legTown) connect(l leg, family, n int, from uint16) call {
 	tn.t.Helper()
-	port := int(l.ports.First) + n
+	port := l.port + n
 	ctx, cancel := context.WithTimeout(tn.t.Context(), 10*time.Second)
 	defer cancel()
 	ln, err := l.server.Listen(ctx, "tcp", net.JoinHostPort(l.serves[family], strconv.Itoa(port+l.shift)))
@@ -182,7 +143,7 @@ func (tn *legTown) connect(l leg, family, n int, from uint16) call {
 		return err
 	})
 	if err != nil {
-		tn.t.Fatalf("connect: %v (tracked: %+v)", err, tn.tracked())
+		tn.t.Fatalf("connect: %v (tracked: %+v)", err, tn.tracked(protoTCP))
 	}
 	s, err := ln.Accept()
 	if err != nil {
@@ -233,11 +194,12 @@ func (p call) over(t *testing.T) {
 	}
 }
 
-func (tn *legTown) tracked() (list []conntrack.Entry) {
+// tracked are the connections that the gateway tracks and that have not ended.
+func (tn *legTown) tracked(proto uint8) (list []conntrack.Entry) {
 	tn.t.Helper()
 	err := tn.Gateway.Gateway.Do(func() error {
 		return conntrack.Each(tn.t.Context(), func(e *conntrack.Entry) bool {
-			if live(e) {
+			if live(e) && e.Original.Proto == proto {
 				list = append(list, *e)
 			}
 			return true
@@ -258,40 +220,46 @@ func (tn *legTown) tables() string {
 }
 
 func TestKillEndsIdleConnectionsAtBothEnds(t *testing.T) {
-	tn := newLegTown(t, legRules)
+	tn := newLegTown(t)
+	var list []string
 	for _, l := range legs(tn.Gateway) {
-		for family, name := range []string{"IPv4", "IPv6"} {
-			t.Run(l.name+"/"+name, func(t *testing.T) {
+		for family := range 2 {
+			name, sentence := l.forward(family)
+			list = append(list, name, sentence)
+		}
+	}
+	tn.apply(list...)
+	for _, l := range legs(tn.Gateway) {
+		for family := range 2 {
+			name, _ := l.forward(family)
+			t.Run(name, func(t *testing.T) {
 				meant, other := tn.connect(l, family, 0, 0), tn.connect(l, family, 1, 0)
 				meant.talk(t)
-				id := ""
-				for _, c := range tn.k.Conns() {
-					if c.Client == meant.client.LocalAddr().String() && strings.HasSuffix(c.Local, strconv.Itoa(int(l.ports.First))) {
-						id = c.ID
-						if c.Forward != l.name || c.Target != meant.server.LocalAddr().String() || c.Local != meant.client.RemoteAddr().String() || c.Network != "tcp" {
-							t.Errorf("listed as %+v", c)
-						}
-					}
+				want := fairlead.Conn{
+					Forward: name, Network: "tcp", Client: meant.client.LocalAddr().String(),
+					Local: meant.client.RemoteAddr().String(), Target: meant.server.LocalAddr().String(),
 				}
-				if id == "" {
-					t.Fatalf("the connection is not among %+v", tn.k.Conns())
+				conns := tn.k.Conns()
+				at := slices.IndexFunc(conns, func(c fairlead.Conn) bool { return c.Client == want.Client && c.Local == want.Local })
+				if len(conns) != 2 || at < 0 {
+					t.Fatalf("two connections are listed as %+v", conns)
 				}
-				if n := tn.k.Kill(fairlead.Match{ID: id, Forward: l.name}); n != 1 {
+				if want.ID = conns[at].ID; conns[at] != want {
+					t.Errorf("listed as %+v, want %+v", conns[at], want)
+				}
+				if n := tn.k.Kill(fairlead.Match{ID: want.ID, Forward: name}); n != 1 {
 					t.Fatalf("Kill ended %d connections, want 1", n)
 				}
 				meant.over(t)
 				other.talk(t)
-				if n := tn.k.Kill(fairlead.Match{Forward: l.name}); n != 1 {
+				if n := tn.k.Kill(fairlead.Match{Forward: name}); n != 1 {
 					t.Errorf("Kill of the rest ended %d connections, want 1", n)
 				}
 				other.over(t)
-				for _, e := range tn.tracked() {
-					if e.Original.Proto == protoTCP {
-						t.Errorf("still tracked: %+v", e)
-					}
+				if list := tn.tracked(protoTCP); len(list) > 0 {
+					t.Errorf("still tracked: %+v", list)
 				}
 			})
 		}
 	}
 }
-

@@ -168,13 +168,26 @@ func newLook(now, past []*stretch, here map[netip.Addr]bool) *look {
 	return lk
 }
 
-// of is whose connection e is, nil for nobody's. One that another announced, as
-// FTP's for data, is the other's.
-func (lk *look) of(e *conntrack.Entry) *owner {
-	s, past := lk.find(e.Original)
+// entered reports whether e came in where somebody's connections do, translated
+// or not.
+func (lk *look) entered(e *conntrack.Entry) bool {
+	s, _ := lk.by(e)
+	return s != nil
+}
+
+// by is the stretch that e entered by. What another connection announced, as
+// FTP's for data, entered by the other's.
+func (lk *look) by(e *conntrack.Entry) (s *stretch, past bool) {
+	s, past = lk.find(e.Original)
 	if s == nil && e.Master.Proto != 0 {
 		s, past = lk.find(e.Master)
 	}
+	return s, past
+}
+
+// of is whose connection e is, nil for nobody's.
+func (lk *look) of(e *conntrack.Entry) *owner {
+	s, past := lk.by(e)
 	if s == nil || s.owner.nat && e.Status&conntrack.DNAT == 0 {
 		return nil
 	}

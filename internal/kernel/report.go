@@ -63,6 +63,7 @@ func sameMeaning(a, b *fairlead.Forward) bool {
 // Report is the status of every forward carried.
 func (k *Kernel) Report() []fairlead.Status {
 	k.recount()
+	k.countActive()
 	list := *k.carried.Load()
 	statuses := make([]fairlead.Status, len(list))
 	for i, c := range list {

@@ -177,6 +177,8 @@ func (k *Kernel) repair() (did, failed *fairlead.Problem) {
 	if err := k.load(p.table); err != nil {
 		return nil, k.refused(err)
 	}
+	k.follow(k.ctx, k.plan, p, w)
+	k.mend(k.ctx, p, w)
 	k.plan = p
 	k.keep(p)
 	k.repairs.Add(1)
