@@ -8,15 +8,8 @@ import (
 	"fairlead"
 )
 
-// Fits tells whether the kernel can carry f under a policy that rules can
+// fits tells whether the kernel can carry f under a policy that rules can
 // keep: kinds nat, open and share, and a plain forward that asks for it.
-func (k *Kernel) Fits(f *fairlead.Forward) error {
-	if p := fits(f); p != nil {
-		return p
-	}
-	return nil
-}
-
 func fits(f *fairlead.Forward) *fairlead.Problem {
 	switch f.Kind {
 	case fairlead.KindShare:

@@ -113,6 +113,7 @@ type Kernel struct {
 	plan     *plan               // nil before the first one that found something to do
 	loaded   *nft.Table          // what the kernel has, as far as we know; nil: read it
 	seen     time.Time           // when that was so
+	led      map[netip.Addr]bool // every target that this process led to
 	left     bool
 	adopted  bool // the first table that was wanted is the one that was there
 }
@@ -131,6 +132,37 @@ func New(cfg Config) *Kernel {
 
 // Name returns "kernel".
 func (k *Kernel) Name() string { return Name }
+
+// Fits returns nil for a forward that the kernel can carry. One that leaves it
+// to the program ("by auto") also needs a kernel that lets us.
+func (k *Kernel) Fits(f *fairlead.Forward) error {
+	if p := fits(f); p != nil {
+		return p
+	}
+	if f.Policy.By == "auto" {
+		if p := k.able(); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// able is nil where this process may use nftables, or why it may not.
+func (k *Kernel) able() *fairlead.Problem {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	conn, err := k.open()
+	if err == nil {
+		err = k.inside(func() error {
+			_, err := conn.Tables()
+			return err
+		})
+	}
+	if err != nil {
+		return k.refused(err)
+	}
+	return nil
+}
 
 // inside runs f in the carrier's network namespace.
 func (k *Kernel) inside(f func() error) error {

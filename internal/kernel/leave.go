@@ -63,59 +63,61 @@ func mortal(t *nft.Table, life time.Duration) *nft.Table {
 }
 
 // Drain lets no new connection in and waits until those that there are have
-// ended or ctx is over. It returns how many are left; for a table that is not
-// Owned that is none, because they live on without us.
+// ended or ctx is over; what is left then is cut. It returns how many that were:
+// none for a table that is not Owned, whose connections live on without us.
 func (k *Kernel) Drain(ctx context.Context) int {
 	if !k.cfg.Owned {
 		return 0
 	}
+	k.Apply(ctx, nil)
 	k.mu.Lock()
-	loaded := k.plan != nil
+	targets := k.led
 	k.mu.Unlock()
-	if !loaded {
+	if len(targets) == 0 {
 		return 0
 	}
-	before := *k.carried.Load()
-	k.Apply(ctx, nil)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		n := k.alive(before)
-		if n == 0 {
-			return 0
-		}
+	for k.alive(targets, false) > 0 {
 		select {
 		case <-ctx.Done():
-			return n
+			return k.alive(targets, true)
 		case <-tick.C:
 		}
 	}
+	k.alive(targets, true) // datagrams
+	return 0
 }
 
-// States of TCP in connection tracking (linux/netfilter/nf_conntrack_tcp.h) in
-// which nothing is left to be said.
+// In connection tracking a connection of TCP has nothing left to say in this
+// state and those behind it (linux/netfilter/nf_conntrack_tcp.h).
 const (
 	tcpTimeWait = 7
 )
 
-// alive counts the connections of TCP that still lead to the forwards' targets.
-// Datagrams have no end that could be waited for.
-func (k *Kernel) alive(list []*carried) int {
-	targets := map[netip.Addr]bool{}
-	for _, c := range list {
-		for _, t := range c.part.targets {
-			targets[t.Addr()] = true
-		}
-	}
+// alive counts the connections of TCP that lead to targets. Datagrams have no
+// end that could be waited for. With cut, both are forgotten: their packets go
+// where they would without us.
+func (k *Kernel) alive(targets map[netip.Addr]bool, cut bool) int {
 	n := 0
+	var list []conntrack.Entry
 	k.inside(func() error {
-		return conntrack.Each(k.ctx, func(e *conntrack.Entry) bool {
-			if e.Original.Proto == protoTCP && e.Status&conntrack.DNAT != 0 && targets[e.Reply.Src.Addr().Unmap()] &&
-				e.TCPState < tcpTimeWait {
+		err := conntrack.Each(k.ctx, func(e *conntrack.Entry) bool {
+			if e.Status&conntrack.DNAT == 0 || !targets[e.Reply.Src.Addr().Unmap()] {
+				return true
+			}
+			if e.Original.Proto == protoTCP && e.TCPState < tcpTimeWait {
 				n++
+			}
+			if cut {
+				list = append(list, *e)
 			}
 			return true
 		})
+		for i := range list {
+			conntrack.Delete(&list[i])
+		}
+		return err
 	})
 	return n
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"net/netip"
 	"reflect"
 
 	"fairlead"
@@ -43,6 +44,12 @@ func (k *Kernel) keep(p *plan) {
 			c.meter = new(fairlead.Meter)
 		}
 		list[i] = c
+		for _, t := range c.part.targets {
+			if k.led == nil {
+				k.led = map[netip.Addr]bool{}
+			}
+			k.led[t.Addr()] = true
+		}
 	}
 	k.lookAround(list)
 	k.carried.Store(&list)

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,9 @@ func (k *Kernel) watchOn() {
 	k.wg.Go(k.listen)
 	k.wg.Go(k.repairAll)
 	k.wg.Go(k.kickAround)
+	if k.cfg.Listeners != nil {
+		k.wg.Go(k.followListeners)
+	}
 }
 
 // listen hears of what others change until the carrier is closed.
@@ -84,6 +88,25 @@ func (k *Kernel) told(n nft.Notice) {
 func (k *Kernel) kickAround() {
 	for pausing(k.ctx, k.around, aroundEach) {
 		k.kick()
+	}
+}
+
+// followListeners asks for another Apply when other carriers of this process
+// listen elsewhere than they did.
+func (k *Kernel) followListeners() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	was := k.cfg.Listeners()
+	for {
+		select {
+		case <-k.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if now := k.cfg.Listeners(); !slices.Equal(was, now) {
+			was = now
+			k.kick()
+		}
 	}
 }
 
