@@ -61,6 +61,7 @@ type Status struct {
 	Forward *Forward
 	State   State
 	By      string   // the carrier's name
+	Because string   // why that one, where the sentence leaves it to the program: "the kernel, because …"; else ""
 	Bound   []string // addresses listened at, "127.0.0.1:8080/tcp"
 	Problem *Problem // what is wrong, if anything
 	Targets []TargetStatus

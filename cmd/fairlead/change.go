@@ -120,9 +120,9 @@ func (p *program) add(flags *sentenceFlags, words []string) error {
 	if len(problems) > 0 {
 		return exitProblems(exitUsage, problems)
 	}
-	carrier := fitter()
-	defer carrier.Close()
-	if err := carrier.Fits(f); err != nil {
+	carriers := newFitter()
+	defer carriers.close()
+	if err := carriers.fits(f); err != nil {
 		return err // it would be written, and broken
 	}
 	if err := relay.CheckTLS(f, p.keepDir()); err != nil {

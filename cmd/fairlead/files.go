@@ -133,15 +133,15 @@ func unusable(forwards []*fairlead.Forward, state string) (list []*fairlead.Prob
 // notCarried warns of forwards that are right and that no part of this
 // version carries.
 func notCarried(forwards []*fairlead.Forward) []*fairlead.Problem {
-	carrier := fitter()
-	defer carrier.Close()
+	carriers := newFitter()
+	defer carriers.close()
 	var list []*fairlead.Problem
 	for _, f := range forwards {
 		if f.Disabled {
 			continue
 		}
 		var problem *fairlead.Problem
-		if err := carrier.Fits(f); errors.As(err, &problem) {
+		if err := carriers.fits(f); errors.As(err, &problem) {
 			warning := *problem
 			warning.Warning = true
 			warning.Note("in", "%s:%d  %s", f.Source.File, f.Source.Line, f.Name)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"fairlead"
 	"fairlead/internal/config"
 	"fairlead/internal/engine"
+	"fairlead/internal/kernel"
 	"fairlead/internal/place"
 	"fairlead/internal/relay"
 	"fairlead/internal/sys/holder"
@@ -22,9 +24,11 @@ import (
 type house struct {
 	engine *engine.Engine
 	relay  *relay.Relay
+	kernel *kernel.Kernel
 	here   *place.Here
 
 	settings atomic.Pointer[settings]
+	leaving  error // why the kernel could not be left to itself, once closed
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 }
@@ -35,10 +39,17 @@ type settings struct {
 	places   []config.Place
 }
 
+// A table is the kernel's table of this run: its name, and whether it goes with
+// the process.
+type table struct {
+	name  string
+	owned bool
+}
+
 // newHouse wires everything: this is where concrete packages meet. wanted is
 // whether watch wants to know of each connection's beginning or end. What has to
 // outlive the process is kept in the directory state.
-func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed []*os.File, state string) *house {
+func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed []*os.File, state string, table table) *house {
 	h := &house{here: place.New(place.Config{})}
 	h.settings.Store(&settings{})
 	h.relay = relay.New(relay.Config{
@@ -52,8 +63,18 @@ func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed
 		Watch:       watch,
 		Wanted:      wanted,
 	})
+	h.kernel = kernel.New(kernel.Config{
+		Table:     table.name,
+		Owned:     table.owned,
+		Sides:     h.sides,
+		Resolve:   h.here.Resolve,
+		Listeners: h.listeners,
+		Kick:      func() { h.engine.Kick() }, // made below, and before any Apply
+		State:     state,
+		Watch:     watch,
+	})
 	h.engine = engine.New(engine.Config{
-		Carriers: []fairlead.Carrier{h.relay},
+		Carriers: []fairlead.Carrier{h.kernel, h.relay},
 		Watch:    watch,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -64,11 +85,17 @@ func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed
 }
 
 // close takes everything down: no new connections at once, live ones when
-// they have ended or drain is done. It returns how many were cut.
+// they have ended or drain is done. It returns how many were cut. What the
+// kernel carries for a service goes on for a while by itself: see
+// kernel.Kernel.Leave.
 func (h *house) close(drain context.Context) int {
+	h.leaving = h.kernel.Leave()
 	h.engine.Close(drain)
-	left := h.relay.Drain(drain)
+	cut := make(chan int, 1)
+	go func() { cut <- h.kernel.Drain(drain) }()
+	left := h.relay.Drain(drain) + <-cut
 	h.relay.Close()
+	h.kernel.Close()
 	h.cancel()
 	h.wg.Wait()
 	h.here.Close()
@@ -88,22 +115,49 @@ func (h *house) place(name string) (fairlead.Place, error) {
 	return nil, fairlead.Problemf(fairlead.CodeUnknownPlace, "no place is named %q", name)
 }
 
+// sides are the interfaces of "wan" and of "lan" at the moment.
+func (h *house) sides() (wan, lan []string, err error) {
+	s := h.settings.Load()
+	wan, lan, err = netmon.Default()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(s.wan) > 0 {
+		wan = s.wan
+	}
+	if len(s.lan) > 0 {
+		return wan, s.lan, nil
+	}
+	return wan, slices.DeleteFunc(lan, func(n string) bool { return slices.Contains(wan, n) }), nil
+}
+
+// listeners are the ports at which the relay listens.
+func (h *house) listeners() []kernel.Listener {
+	var list []kernel.Listener
+	for _, s := range h.relay.Report() {
+		for _, b := range s.Bound {
+			address, network, _ := strings.Cut(b, "/")
+			at, err := netip.ParseAddrPort(address)
+			if err != nil {
+				continue // a unix socket
+			}
+			l := kernel.Listener{Net: fairlead.TCP, At: at, Program: "fairlead"}
+			if network == "udp" {
+				l.Net = fairlead.UDP
+			}
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
 // addresses are those of "wan", "lan" or an interface at the moment.
 func (h *house) addresses(where string) ([]netip.Addr, error) {
 	names := []string{where}
 	if where == "wan" || where == "lan" {
-		s := h.settings.Load()
-		wan, lan, err := netmon.Default()
+		wan, lan, err := h.sides()
 		if err != nil {
 			return nil, err
-		}
-		if len(s.wan) > 0 {
-			wan = s.wan
-		}
-		if len(s.lan) > 0 {
-			lan = s.lan
-		} else {
-			lan = slices.DeleteFunc(lan, func(n string) bool { return slices.Contains(wan, n) })
 		}
 		names = wan
 		if where == "lan" {

@@ -12,6 +12,8 @@ import (
 	"fairlead"
 	"fairlead/internal/config"
 	"fairlead/internal/control"
+	"fairlead/internal/engine"
+	"fairlead/internal/kernel"
 	"fairlead/internal/relay"
 	"fairlead/internal/talk"
 )
@@ -135,7 +137,7 @@ func (p *program) statusOf(st *control.Status, name string) error {
 		}
 		d := talk.Detail{
 			Name: f.Name, State: fairlead.State(f.State), Sentence: f.Expr, Written: f.Source,
-			Owner: f.Owner, Carrier: f.Carrier, Bound: f.Bound, Problem: f.Error.Problem(),
+			Owner: f.Owner, Carrier: f.Carrier, Because: f.Because, Bound: f.Bound, Problem: f.Error.Problem(),
 			Engine:     f.Engine,
 			Congestion: f.Congestion,
 		}
@@ -431,9 +433,25 @@ func (p *program) tellTroubles(list []*fairlead.Problem) {
 	}
 }
 
-// fitter is the carrier that is asked what this version can carry.
-func fitter() *relay.Relay {
+// A fitter says what this version can carry, without carrying anything.
+type fitter struct {
+	relay  *relay.Relay
+	kernel *kernel.Kernel
+	engine *engine.Engine
+}
+
+func newFitter() *fitter {
 	h := &house{}
 	h.settings.Store(&settings{})
-	return relay.New(relay.Config{Place: h.place})
+	r := relay.New(relay.Config{Place: h.place})
+	k := kernel.New(kernel.Config{Owned: true})
+	return &fitter{r, k, engine.New(engine.Config{Carriers: []fairlead.Carrier{k, r}})}
+}
+
+// fits is nil when some carrier would take f, or the reason why none does.
+func (t *fitter) fits(f *fairlead.Forward) error { return t.engine.Fits(f) }
+
+func (t *fitter) close() {
+	t.relay.Close()
+	t.kernel.Close()
 }

@@ -13,6 +13,7 @@ import (
 	"fairlead"
 	"fairlead/internal/config"
 	"fairlead/internal/control"
+	"fairlead/internal/kernel"
 	"fairlead/internal/talk"
 )
 
@@ -41,7 +42,7 @@ func (p *program) oneShot(flags *sentenceFlags, words []string) error {
 	defer signal.Stop(interrupted)
 
 	run := &oneShotRun{p: p}
-	h := newHouse(run.watch, run.wanted, nil, p.keepDir())
+	h := newHouse(run.watch, run.wanted, nil, p.keepDir(), table{kernel.TableOfProcess(os.Getpid()), true})
 	h.settings.Store(&settings{wan: p.wan, lan: p.lan})
 	ended := false
 	defer func() {

@@ -15,6 +15,7 @@ import (
 	"fairlead"
 	"fairlead/internal/config"
 	"fairlead/internal/control"
+	"fairlead/internal/kernel"
 	"fairlead/internal/sys/service"
 	"fairlead/internal/talk"
 )
@@ -38,6 +39,18 @@ their address. FAIRLEAD_LOG=json makes the log JSON.`,
 	c.Flags().StringSliceVar(&p.wan, "wan", nil, "interfaces that lead outside, instead of the file's")
 	c.Flags().StringSliceVar(&p.lan, "lan", nil, "interfaces that lead inside, instead of the file's")
 	return c
+}
+
+// tableName is the name of the kernel's table of the service at this socket.
+func (p *program) tableName() string {
+	path := p.socketPath()
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	if path == systemSocket {
+		return kernel.TableOf("")
+	}
+	return kernel.TableOf(path)
 }
 
 // A daemon is the running service.
@@ -98,7 +111,7 @@ func (p *program) up() error {
 		}
 	}, func(k fairlead.EventKind) bool {
 		return k == fairlead.EventClose || p.verbose || d.feed.Heard()
-	}, service.PassedSockets(), p.keepDir())
+	}, service.PassedSockets(), p.keepDir(), table{p.tableName(), false})
 
 	for _, problem := range problems {
 		d.journal.log.Warn(problem.What, "code", problem.Code)
@@ -177,6 +190,9 @@ func (d *daemon) stop(signals <-chan os.Signal) {
 	}()
 	if left := d.house.close(drain); left > 0 {
 		d.journal.log.Warn("connections were cut", "count", left)
+	}
+	if err := d.house.leaving; err != nil {
+		d.journal.log.Error("what the kernel carries was not given an end: fairlead clean takes it away", "error", err)
 	}
 	now, stop := context.WithTimeout(context.Background(), time.Second)
 	defer stop()

@@ -45,6 +45,7 @@ type Forward struct {
 	Expr     string     `json:"expr"`
 	State    string     `json:"state"` // listening, passing, verified, partial, broken, disabled
 	Carrier  string     `json:"carrier"`
+	Because  string     `json:"because,omitempty"` // why that carrier, where the sentence says "by auto"
 	Owner    string     `json:"owner"`
 	Source   string     `json:"source,omitempty"` // file:line
 	Bound    []string   `json:"bound"`
@@ -212,6 +213,7 @@ func ForwardOf(s fairlead.Status) Forward {
 		Expr:    f.Expr,
 		State:   string(s.State),
 		Carrier: s.By,
+		Because: s.Because,
 		Owner:   f.Owner.String(),
 		Bound:   list(s.Bound),
 		Targets: make([]Target, len(s.Targets)),

@@ -63,6 +63,7 @@ func (e *Engine) rows() []row {
 			if r.By == "" {
 				r.By = e.carriers[c.carrier].carrier.Name()
 			}
+			r.Because = c.because
 		}
 		r.Forward = w.given
 		rows = append(rows, r)

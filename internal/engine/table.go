@@ -48,6 +48,7 @@ type wish struct {
 type choice struct {
 	made    bool
 	carrier int
+	because string // why that carrier, where the sentence says "by auto"
 	problem *fairlead.Problem
 }
 

@@ -103,6 +103,9 @@ func (k *Kernel) followListeners() {
 			return
 		case <-tick.C:
 		}
+		if !slices.ContainsFunc(*k.carried.Load(), func(c *carried) bool { return c.part.f.Kind == fairlead.KindShare }) {
+			continue // nobody is guarded
+		}
 		if now := k.cfg.Listeners(); !slices.Equal(was, now) {
 			was = now
 			k.kick()

@@ -16,6 +16,7 @@ type Detail struct {
 	Written  string // file and line
 	Owner    string
 	Carrier  string
+	Because  string // why that one, "the kernel, because …", where that was left open
 	Bound    []string
 	Reach    string // from Reach or ReachOf
 	Targets  []TargetRow
@@ -60,7 +61,12 @@ func (p *Printer) Forward(d Detail) error {
 	f.whole("sentence", d.Sentence)
 	f.text("written", d.Written)
 	f.text("owner", d.Owner)
-	f.text("carried", prefixed("by ", d.Carrier))
+	if d.Because != "" && !f.plain {
+		f.text("carried", "by "+d.Because)
+	} else {
+		f.text("carried", prefixed("by ", d.Carrier))
+		f.text("because", d.Because)
+	}
 	f.text("listening", strings.Join(d.Bound, ", "))
 	f.text("reach", d.Reach)
 	f.text("engine", d.Engine)
