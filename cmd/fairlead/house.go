@@ -50,7 +50,7 @@ type table struct {
 // whether watch wants to know of each connection's beginning or end. What has to
 // outlive the process is kept in the directory state.
 func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed []*os.File, state string, table table) *house {
-	h := &house{here: place.New(place.Config{})}
+	h := &house{here: newHere()}
 	h.settings.Store(&settings{})
 	h.relay = relay.New(relay.Config{
 		Place:       h.place,
@@ -83,6 +83,9 @@ func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed
 	h.wg.Go(func() { netmon.Watch(ctx, h.engine.Kick) })
 	return h
 }
+
+// newHere is this host as a place.
+func newHere() *place.Here { return place.New(place.Config{}) }
 
 // close takes everything down: no new connections at once, live ones when
 // they have ended or drain is done. It returns how many were cut. What the

@@ -13,6 +13,9 @@ import (
 	"fairlead/internal/relay"
 )
 
+// carriedKinds are the kinds that this version carries.
+var carriedKinds = []fairlead.Kind{fairlead.KindForward, fairlead.KindNAT, fairlead.KindOpen, fairlead.KindShare}
+
 // kindCommands are the commands whose words are a sentence: the kinds. They
 // take modifiers as flags, too, so that cobra's own flag parsing stays out.
 func (p *program) kindCommands() []*cobra.Command {
@@ -21,7 +24,7 @@ func (p *program) kindCommands() []*cobra.Command {
 		c := &cobra.Command{
 			Use:                string(k.Kind) + " " + k.Syntax + " [MODIFIER ...]",
 			Short:              k.Help,
-			Hidden:             k.Kind != fairlead.KindForward,
+			Hidden:             !slices.Contains(carriedKinds, k.Kind),
 			DisableFlagParsing: true,
 			RunE: func(cmd *cobra.Command, args []string) error {
 				own := newSentenceFlags(p, "oneshot")
@@ -44,6 +47,23 @@ func (p *program) kindCommands() []*cobra.Command {
   fairlead forward unix:/run/db.sock to db-a:5432, db-b:5432
   fairlead forward :443 to a.lan weight 3, b.lan, c.lan backup policy least-conn check tcp every 5s
   fairlead forward :8000-8010 to 10.0.0.4 from 10.0.0.0/8 --for 2h`
+		}
+		switch k.Kind {
+		case fairlead.KindNAT:
+			c.GroupID = groupForward
+			c.Example = `  fairlead nat wan:8080 to 192.168.1.10:80            # from outside to a host of the LAN
+  fairlead nat wan:25565/tcp+udp to 192.168.1.20 from 203.0.113.0/24
+  fairlead nat 80 to self:8080                        # an unprivileged program on this host
+  fairlead nat 10.0.0.3:80 to 10.0.0.4:8080 claim     # one LAN, an address that nobody has
+  fairlead nat wan:2121 to 192.168.1.10:21 alg ftp`
+		case fairlead.KindOpen:
+			c.GroupID = groupForward
+			c.Example = `  fairlead open wan:51413/tcp+udp to [2001:db8::20]     # through the guard of share, for IPv6
+  fairlead open wan:22 to [2001:db8::20] from 2001:db8:5::/48 for 2h`
+		case fairlead.KindShare:
+			c.GroupID = groupForward
+			c.Example = `  fairlead share lan to wan                           # be the gateway of the LAN
+  fairlead share br0 to eth0 unguarded`
 		}
 		c.Long = strings.ToUpper(k.Help[:1]) + k.Help[1:] + ".\n\n" + modifierHelp(k.Kind)
 		newSentenceFlags(p, "oneshot").shown(c)

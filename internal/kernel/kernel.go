@@ -147,6 +147,14 @@ func (k *Kernel) Fits(f *fairlead.Forward) error {
 	return nil
 }
 
+// Carries is Fits without a look at this machine's rights.
+func (k *Kernel) Carries(f *fairlead.Forward) error {
+	if p := fits(f); p != nil {
+		return p
+	}
+	return nil
+}
+
 // able is nil where this process may use nftables, or why it may not.
 func (k *Kernel) able() *fairlead.Problem {
 	k.mu.Lock()

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"time"
 
-	"fairlead/internal/sys/conntrack"
 	"fairlead/internal/sys/nft"
 )
 
@@ -89,34 +88,11 @@ func (k *Kernel) Drain(ctx context.Context) int {
 	return 0
 }
 
-// In connection tracking a connection of TCP has nothing left to say in this
-// state and those behind it (linux/netfilter/nf_conntrack_tcp.h).
-const (
-	tcpTimeWait = 7
-)
-
 // alive counts the connections of TCP that lead to targets. Datagrams have no
-// end that could be waited for. With cut, both are forgotten: their packets go
-// where they would without us.
-func (k *Kernel) alive(targets map[netip.Addr]bool, cut bool) int {
-	n := 0
-	var list []conntrack.Entry
-	k.inside(func() error {
-		err := conntrack.Each(k.ctx, func(e *conntrack.Entry) bool {
-			if e.Status&conntrack.DNAT == 0 || !targets[e.Reply.Src.Addr().Unmap()] {
-				return true
-			}
-			if e.Original.Proto == protoTCP && e.TCPState < tcpTimeWait {
-				n++
-			}
-			if cut {
-				list = append(list, *e)
-			}
-			return true
-		})
-		for i := range list {
-			conntrack.Delete(&list[i])
-		}
+// end that could be waited for.
+func (k *Kernel) alive(targets map[netip.Addr]bool, cut bool) (n int) {
+	k.inside(func() (err error) {
+		n, err = forget(context.Background(), targets, cut)
 		return err
 	})
 	return n
