@@ -148,10 +148,7 @@ func forget(ctx context.Context, targets map[netip.Addr]bool, cut bool) (n int, 
 
 // In connection tracking a connection of TCP has nothing left to say in this
 // state and those behind it (linux/netfilter/nf_conntrack_tcp.h).
-const (
-	protoTCP    = 6
-	tcpTimeWait = 7
-)
+const tcpTimeWait = 7
 
 // records puts back what the directory remembers, but for that of the tables
 // that stay.
