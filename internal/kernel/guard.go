@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"fairlead"
 	"fairlead/internal/sys/nft"
 )
@@ -167,8 +165,8 @@ func (c *compiler) guard(guarded, unguarded []pair, outside []string) {
 	// A lease's answers come from an address that is not known yet, or by
 	// broadcast, and belong to no connection (RFC 2131 section 4.1, RFC 8415
 	// section 7.2).
-	isUDP := isByte(nft.L4Proto, unix.IPPROTO_UDP)
-	c.rule(chainGuardSelf, isByte(nft.NFProto, unix.NFPROTO_IPV4), isUDP, isPort(nft.Dport, 68), nft.Accept)
+	isUDP := isByte(nft.L4Proto, protoUDP)
+	c.rule(chainGuardSelf, isByte(nft.NFProto, byte(nft.IPv4)), isUDP, isPort(nft.Dport, 68), nft.Accept)
 	c.rule(chainGuardSelf, fromLink(), isUDP, isPort(nft.Dport, 546), nft.Accept)
 
 	if passed := c.passed(unguarded, outside); passed {
@@ -210,10 +208,10 @@ func (c *compiler) hear(outside []string) {
 			}
 			switch {
 			case a == netip.IPv4Unspecified():
-				put(any, nft.Byte(unix.NFPROTO_IPV4))
+				put(any, nft.Byte(byte(nft.IPv4)))
 			case a == netip.IPv6Unspecified():
-				put(any, nft.Byte(unix.NFPROTO_IPV4))
-				put(any, nft.Byte(unix.NFPROTO_IPV6))
+				put(any, nft.Byte(byte(nft.IPv4)))
+				put(any, nft.Byte(byte(nft.IPv6)))
 			case a.Is4():
 				put(at4, nft.Addr(a))
 			default:
@@ -358,9 +356,9 @@ func isPort(key nft.Key, port uint16) nft.Is {
 
 func protoOf(network string) uint8 {
 	if network == "udp" {
-		return unix.IPPROTO_UDP
+		return protoUDP
 	}
-	return unix.IPPROTO_TCP
+	return protoTCP
 }
 
 // prefixRange is the addresses of a network.

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"fairlead/internal/sys/nft"
 )
 
@@ -51,10 +49,10 @@ func pings(proto uint8, key nft.Key, kind byte) nft.Rule {
 // link (a hop limit of 255); multicast listeners' messages come from link-local
 // addresses only, or from none.
 func icmpToSelf() []nft.Rule {
-	v6 := isByte(nft.L4Proto, unix.IPPROTO_ICMPV6)
+	v6 := isByte(nft.L4Proto, protoICMPv6)
 	return []nft.Rule{
-		pings(unix.IPPROTO_ICMP, nft.ICMPType, icmpEcho),
-		pings(unix.IPPROTO_ICMPV6, nft.ICMPv6Type, icmp6Echo),
+		pings(protoICMP, nft.ICMPType, icmpEcho),
+		pings(protoICMPv6, nft.ICMPv6Type, icmp6Echo),
 		{Exprs: []nft.Expr{v6, nft.Is{Key: nft.ICMPv6Type, Values: []nft.Range{
 			byteRange(icmp6RouterSolicit, icmp6NeighborAdvert),
 			byteRange(icmp6InverseSolicit, icmp6InverseAdvert),
@@ -66,7 +64,7 @@ func icmpToSelf() []nft.Rule {
 			byteRange(icmp6RouterAnnounce, icmp6RouterEnd),
 		}}, fromLink(netip.IPv6Unspecified()), nft.Accept}},
 		// Queries of IPv4's groups (RFC 3376): without an answer they end.
-		{Exprs: []nft.Expr{isByte(nft.L4Proto, unix.IPPROTO_IGMP), nft.Accept}},
+		{Exprs: []nft.Expr{isByte(nft.L4Proto, protoIGMP), nft.Accept}},
 	}
 }
 
@@ -74,7 +72,7 @@ func icmpToSelf() []nft.Rule {
 // may be asked whether they are there (RFC 4890 section 4.3.1). By IPv4 nobody
 // outside knows their addresses.
 func icmpThrough() []nft.Rule {
-	return []nft.Rule{pings(unix.IPPROTO_ICMPV6, nft.ICMPv6Type, icmp6Echo)}
+	return []nft.Rule{pings(protoICMPv6, nft.ICMPv6Type, icmp6Echo)}
 }
 
 // fromLink matches packets of hosts of the same link, which no router passes on

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"fairlead"
 	"fairlead/internal/sys/nft"
 )
@@ -218,13 +216,13 @@ func (s *portSet) free() (best fairlead.Ports, ok bool) {
 func masquerades(tcp, udp *portSet) (post, shadow []nft.Rule, kept nft.Set, cramped []string) {
 	kept = nft.Set{Name: setOurs, Key: []nft.Type{nft.InetProto, nft.InetService}, Interval: true}
 	out := nft.In{Keys: []nft.Key{nft.IIFName, nft.OIFName}, Set: setShared}
-	v4 := isByte(nft.NFProto, unix.NFPROTO_IPV4)
+	v4 := isByte(nft.NFProto, byte(nft.IPv4))
 	ours := nft.In{Keys: []nft.Key{nft.L4Proto, nft.Sport}, Set: setOurs}
 	for _, p := range []struct {
 		name  string
 		proto uint8
 		ports *portSet
-	}{{"tcp", unix.IPPROTO_TCP, tcp}, {"udp", unix.IPPROTO_UDP, udp}} {
+	}{{"tcp", protoTCP, tcp}, {"udp", protoUDP, udp}} {
 		list := p.ports.ranges()
 		if len(list) == 0 {
 			continue

@@ -9,10 +9,14 @@ import (
 	"fairlead/internal/sys/nft"
 )
 
-// The protocols that forwards are for (RFC 5237's registry).
+// The protocols that forwards are for, and those that a guard knows (RFC 5237's
+// registry).
 const (
-	protoTCP = 6
-	protoUDP = 17
+	protoICMP   = 1
+	protoIGMP   = 2
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
 )
 
 // A family is one of IPv4 and IPv6, with nftables' words for it.
