@@ -155,8 +155,8 @@ func (c *compiler) guard(guarded, unguarded []pair, outside []string) {
 		// Whoever says that he is of the LAN is not outside.
 		c.rule(leg.guard, nft.In{Keys: []nft.Key{nft.IPSaddr}, Set: setInside4}, nft.Drop)
 		c.rule(leg.guard, nft.In{Keys: []nft.Key{nft.IP6Saddr}, Set: setInside6}, nft.Drop)
-		c.rule(leg.guard, nft.Has{Key: nft.CtState, Mask: nft.StateEstablished | nft.StateRelated}, nft.Accept)
 		c.rule(leg.guard, translated, nft.Accept)
+		c.rule(leg.guard, nft.Has{Key: nft.CtState, Mask: nft.StateEstablished | nft.StateRelated}, nft.Goto(chainKnown))
 		c.rule(leg.guard, nft.Has{Key: nft.CtState, Mask: nft.StateInvalid}, nft.Drop)
 	}
 	c.chain(chainGuard).Rules = append(c.chain(chainGuard).Rules, icmpThrough()...)

@@ -50,14 +50,6 @@ func fitsOpen(f *fairlead.Forward) *fairlead.Problem {
 	switch p := &f.Policy; {
 	case p.ALG != "":
 		return cannot("alg "+p.ALG, "is for forwards that translate; open the ports that the protocol agrees upon")
-	case p.MaxConns != 0:
-		return cannot("max-conns", "is not kept for pinholes by this version")
-	case p.MaxConnsPerSource != 0:
-		return cannot("max-conns-per-source", "is not kept for pinholes by this version")
-	case p.Rate != 0:
-		return cannot("rate", "is not kept for pinholes by this version")
-	case p.RatePerSource != 0:
-		return cannot("rate-per-source", "is not kept for pinholes by this version")
 	case p.Publish:
 		return cannot("publish", "is not kept by this version: no router is asked yet")
 	}
@@ -71,6 +63,9 @@ func toSelf(f *fairlead.Forward) bool {
 	}
 	return !f.At.Addr.IsValid() || f.At.Addr.IsUnspecified()
 }
+
+// letIn is the verdict of a pinhole without conditions.
+var letIn = nft.Goto(chainLetIn)
 
 // A pinhole is one way in of a forward.
 type pinhole struct {
@@ -104,9 +99,10 @@ func (l lease) outlasts(m lease) bool { return m != 0 && (l == 0 || l > m) }
 // interfaces that are guarded.
 func (c *compiler) pinholes(outside []string) {
 	var holes []pinhole
+	seen := map[counted]*portSet{}
 	for i, f := range c.want {
 		if f.Kind == fairlead.KindOpen && !c.failed(i) {
-			holes = append(holes, c.holesOf(i, f, outside)...)
+			holes = append(holes, c.holesOf(i, f, outside, seen)...)
 		}
 	}
 	if len(outside) == 0 {
@@ -144,10 +140,11 @@ func (c *compiler) pinholes(outside []string) {
 		}
 	}
 	c.fill(holes)
+	c.holeRules()
 }
 
 // holesOf are the ways in of want[i], and what is to be said of it.
-func (c *compiler) holesOf(i int, f *fairlead.Forward, outside []string) (holes []pinhole) {
+func (c *compiler) holesOf(i int, f *fairlead.Forward, outside []string, seen map[counted]*portSet) (holes []pinhole) {
 	until, ok := leaseOf(f, c.w.now)
 	if !ok {
 		return nil
@@ -173,15 +170,16 @@ func (c *compiler) holesOf(i int, f *fairlead.Forward, outside []string) (holes 
 	if len(f.To) == 1 && len(f.To[0].From) > 0 {
 		from = f.To[0].From
 	}
-	verdict := nft.Accept
-	if len(f.Policy.Deny) > 0 {
-		verdict = nft.Jump(c.checkpoint(f))
+	verdict := letIn
+	if len(f.Policy.Deny) > 0 || limited(&f.Policy) {
+		verdict = nft.Jump(c.checkpoint(i, f))
 	}
 	part := &c.parts[i]
 	for _, a := range to {
 		f.At.Net.Each(func(network string) {
 			for _, ports := range f.At.Ports {
 				part.entries = append(part.entries, entry{proto: protoOf(network), at: a, ports: ports})
+				c.countHole(seen, i, protoOf(network), a, ports)
 				for _, name := range in {
 					part.bound = append(part.bound, holeText(name, a, ports, network))
 					for _, p := range sourcesFor(a, from) {
@@ -262,20 +260,6 @@ var (
 	every6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 )
 
-// checkpoint is a chain that lets in who is not denied.
-func (c *compiler) checkpoint(f *fairlead.Forward) string {
-	name := c.baseName(f)
-	for _, p := range f.Policy.Deny {
-		key := nft.IPSaddr
-		if p.Addr().Is6() {
-			key = nft.IP6Saddr
-		}
-		c.rule(name, nft.Is{Key: key, Values: []nft.Range{prefixRange(p)}}, nft.Verdict{Do: "return"})
-	}
-	c.rule(name, nft.Accept)
-	return name
-}
-
 // fill makes the elements. What several pinholes let in stays open as long as
 // one of them does.
 func (c *compiler) fill(holes []pinhole) {
@@ -323,7 +307,7 @@ func (c *compiler) fill(holes []pinhole) {
 
 // beats reports whether h lets more in, or longer, than was.
 func (h pinhole) beats(was pinhole) bool {
-	if free, other := h.verdict == nft.Accept, was.verdict == nft.Accept; free != other {
+	if free, other := h.verdict == letIn, was.verdict == letIn; free != other {
 		return free
 	}
 	return h.lease.outlasts(was.lease)

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -138,6 +139,69 @@ func TestTheKernelEndsAPinholeByItself(t *testing.T) {
 	}
 }
 
+func TestAPinholeCountsWhatItLetIn(t *testing.T) {
+	g := newTown(t)
+	newDesk(t, g.Inside, ":443")
+	newDesk(t, g.Inside, ":1500")
+	newDesk(t, g.Gateway.Gateway, ":22")
+	newDesk(t, g.Outside, ":443")
+	sentences := []string{"open wan:443/tcp+udp to [" + lab.Inside6 + "]", "open wan:1000-2000 to [" + lab.Inside6 + "]", "open wan:22 to self",
+		"share lan to wan"}
+	g.carry(sentences...)
+	g.answers(g.Outside, "tcp", "["+lab.Inside6+"]:443")
+	g.answers(g.Outside, "udp", "["+lab.Inside6+"]:443")
+	g.answers(g.Outside, "tcp", "["+lab.Inside6+"]:1500")
+	g.answers(g.Outside, "tcp", lab.WAN4+":22")
+	g.answers(g.Inside, "tcp", "["+lab.Outside6+"]:443") // nobody's
+	for i, want := range []int64{2, 1, 1} {
+		until(t, "counted", func() bool {
+			m := g.k.Report()[i].Meter
+			return m.Flows.Load() == want && m.In.Load() > 100 && m.Out.Load() > 100
+		})
+	}
+	// A change of something else leaves the counts.
+	g.carry(append(sentences, "open wan:23 to self")...)
+	for i, st := range g.k.Report() {
+		if m := st.Meter; i < 3 && (m.Flows.Load() == 0 || m.In.Load() < 100 || m.Out.Load() < 100) {
+			t.Errorf("%s: %d connections, %d bytes in, %d out", st.Forward.Expr, m.Flows.Load(), m.In.Load(), m.Out.Load())
+		}
+	}
+}
+
+func TestAPinholeKeepsItsLimits(t *testing.T) {
+	g := newTown(t)
+	ln, err := g.Inside.Listen(t.Context(), "tcp", ":443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	newDesk(t, g.Inside, ":444")
+	g.carry("share lan to wan", "open wan:443 to ["+lab.Inside6+"] max-conns 2", "open wan:444 to ["+lab.Inside6+"] rate-per-source 3/s")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var open []net.Conn
+	for range 4 {
+		if c, err := g.Outside.DialContext(ctx, "tcp", "["+lab.Inside6+"]:443"); err == nil {
+			open = append(open, c)
+			defer c.Close()
+		} else if !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("beyond the limit: %v, want a refusal", err)
+		}
+	}
+	if len(open) != 2 {
+		t.Errorf("%d connections at a time, want 2", len(open))
+	}
+	refused := 0
+	for range 20 {
+		if _, err := ask(ctx, g.Outside, "tcp", netip.AddrPort{}, "["+lab.Inside6+"]:444"); err != nil {
+			refused++
+		}
+	}
+	if refused == 0 || refused == 20 {
+		t.Errorf("%d of 20 connections in a row refused", refused)
+	}
+}
+
 // elements is how many a set of our table has.
 func (g *town) elements(set string) (n int) {
 	g.t.Helper()
@@ -213,8 +277,8 @@ func TestWhatAShareOrAPinholeCannotBeIsRefused(t *testing.T) {
 		"open wan:443 to web.example.net for 2h":      "",
 		"open wan:443 to self from 203.0.113.0/24":    "",
 		"open wan:443 from 203.0.113.0/24":            "",
-		"open wan:443 to self rate 5/s":               fairlead.CodeCannotHonour,
-		"open wan:443 to self max-conns-per-source 5": fairlead.CodeCannotHonour,
+		"open wan:443 to self rate 5/s":               "",
+		"open wan:443 to self max-conns-per-source 5": "",
 		"open wan:443 to self publish":                fairlead.CodeCannotHonour,
 		"open wan:21 to self alg ftp":                 fairlead.CodeCannotHonour,
 	} {

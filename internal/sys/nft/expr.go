@@ -51,6 +51,7 @@ const (
 	StateEstablished = 2
 	StateRelated     = 4
 	StateNew         = 8
+	StatusConfirmed  = 8 // its first packet has passed
 	StatusSNAT       = 0x10
 	StatusDNAT       = 0x20
 )
