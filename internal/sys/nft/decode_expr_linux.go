@@ -800,7 +800,10 @@ func (m *meaning) chosen(list []*held, words string, set *Set) *held {
 func (m *meaning) anonymousText(list []*held, set *Set) string {
 	const most = 32
 	var parts []string
-	for i, e := range set.Elements {
+	sorted := slices.SortedStableFunc(slices.Values(set.Elements), func(a, b Element) int {
+		return slices.CompareFunc(a.Key, b.Key, func(a, b Range) int { return strings.Compare(string(a.First), string(b.First)) })
+	})
+	for i, e := range sorted {
 		if i == most {
 			parts = append(parts, fmt.Sprintf("and %d more", len(set.Elements)-most))
 			break
@@ -887,7 +890,11 @@ func limitOf(e RawLimit) Expr {
 		name = unit.String()
 	}
 	what := pick(e.Bytes, " bytes", "")
-	return Unknown{fmt.Sprintf("limit rate %s%d%s/%s burst %d%s", overText(e.Over), e.Rate, what, name, e.Burst, pick(e.Bytes, " bytes", " packets"))}
+	text := fmt.Sprintf("limit rate %s%d%s/%s", overText(e.Over), e.Rate, what, name)
+	if e.Burst != 0 {
+		text += fmt.Sprintf(" burst %d%s", e.Burst, pick(e.Bytes, " bytes", " packets"))
+	}
+	return Unknown{text}
 }
 
 func (m *meaning) reject(e RawReject) {

@@ -312,6 +312,26 @@ func ranges(first, last []Value) []Range {
 	return rs
 }
 
+// dropRepeated leaves out elements that came before, and reports whether there
+// were any.
+func (l *layout) dropRepeated() bool {
+	seen := make(map[string]bool, len(l.set.Elements))
+	var key []byte
+	before := len(l.set.Elements)
+	l.set.Elements = slices.DeleteFunc(l.set.Elements, func(e Element) bool {
+		key = key[:0]
+		for _, r := range e.Key {
+			key = append(append(append(key, r.First...), '-'), r.last()...)
+		}
+		if seen[string(key)] {
+			return true
+		}
+		seen[string(key)] = true
+		return false
+	})
+	return len(l.set.Elements) < before
+}
+
 // done is the set with its elements, when all have been added. Those of
 // intervals, which come as begins and ends in any order, are paired.
 func (l *layout) done() Set {

@@ -25,12 +25,12 @@ func (m *meaning) understandXT(e RawXT) {
 	own16 := func(at int) uint16 { return binary.NativeEndian.Uint16(b[at:]) }
 	own32 := func(at int) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
 	switch {
-	case e.Match && e.Name == "conntrack" && e.Rev >= 2 && len(b) >= 156 && own16(148) == 0 && own16(146) == 1:
-		if m.ctState(uint32(own16(150))) {
+	case e.Match && e.Name == "conntrack" && e.Rev >= 2 && len(b) >= 156 && own16(148)&^1 == 0 && own16(146) == 1:
+		if m.ctState(uint32(own16(150)), own16(148) == 1) {
 			return
 		}
 	case e.Match && e.Name == "state" && len(b) >= 4:
-		if m.ctState(own32(0)) {
+		if m.ctState(own32(0), false) {
 			return
 		}
 	case e.Match && e.Name == "addrtype" && e.Rev == 1 && len(b) >= 8 && own32(4)&^uint32(3) == 0:
@@ -65,6 +65,12 @@ func (m *meaning) understandXT(e RawXT) {
 			m.unknown("%s", strings.Join(words, " "))
 			return
 		}
+	case e.Match && e.Name == "multiport" && e.Rev == 1 && len(b) >= 48 && b[1] <= 15:
+		m.unknown("%s", m.multiport(b))
+		return
+	case !e.Match && e.Name == "MARK" && e.Rev == 2 && len(b) >= 8 && own32(4) == ^uint32(0):
+		m.add(SetKey{Mark, own32(0)})
+		return
 	case !e.Match && e.Name == "MASQUERADE":
 		m.unknown("masquerade%s", compatRange(b, false))
 		return
@@ -96,7 +102,7 @@ func (m *meaning) understandXT(e RawXT) {
 
 // ctState reads the states of iptables' conntrack match: those of the
 // connection in the order of enum ip_conntrack_info, and two for translations.
-func (m *meaning) ctState(bits uint32) bool {
+func (m *meaning) ctState(bits uint32, not bool) bool {
 	const snat, dnat, untracked = 1 << 6, 1 << 7, 1 << 8
 	var has Has
 	switch {
@@ -110,8 +116,27 @@ func (m *meaning) ctState(bits uint32) bool {
 	default:
 		return false
 	}
+	has.Not = not
 	m.add(has)
 	return true
+}
+
+// multiport reads an xt_multiport_v1: up to 15 ports, of which one may begin a
+// range that the next ends.
+func (m *meaning) multiport(b []byte) string {
+	port := func(i int) uint16 { return binary.NativeEndian.Uint16(b[2+2*i:]) }
+	var ports []string
+	for i := 0; i < int(b[1]); i++ {
+		s := fmt.Sprint(port(i))
+		if b[32+i] != 0 && i+1 < int(b[1]) {
+			i++
+			s += fmt.Sprint("-", port(i))
+		}
+		ports = append(ports, s)
+	}
+	proto := pick(m.transport == 0, "th", protoText(uint8(m.transport)))
+	which := indexed([]string{"sport", "dport", "sport or dport"}, uint32(b[0]), "port")
+	return fmt.Sprintf("%s %s %s{ %s }", proto, which, pick(b[47] != 0, "!= ", ""), strings.Join(ports, ", "))
 }
 
 func addrTypes(bits uint16) string {

@@ -266,8 +266,9 @@ func (s *socket) sets(only *placed, f func(*layout)) error {
 func (s *socket) elements(l *layout, most int) error {
 	narrow := appendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, l.at.table)
 	narrow = appendString(narrow, unix.NFTA_SET_ELEM_LIST_SET, l.set.Name)
-	n := 0
-	return s.list(unix.NFT_MSG_GETSETELEM, l.at.family, narrow, func(_ Family, body []byte) {
+	n, parts := 0, 0
+	err := s.list(unix.NFT_MSG_GETSETELEM, l.at.family, narrow, func(_ Family, body []byte) {
+		parts++
 		if l.set.Partial {
 			return
 		}
@@ -275,6 +276,17 @@ func (s *socket) elements(l *layout, most int) error {
 			l.set.Elements, l.half, l.set.Partial = nil, nil, true
 		}
 	})
+	if err != nil || parts < 2 {
+		return err
+	}
+	// The kernel lists a hash in parts and goes on by the number of elements that
+	// it has listed. While the hash grows, which it does by and by after a large
+	// transaction, their order changes: some come twice, and then others not at
+	// all. What rules add meanwhile has the same effect, and never ends.
+	if twice := l.dropRepeated(); twice && !l.set.Dynamic {
+		return errInterrupted
+	}
+	return nil
 }
 
 // appendString adds an attribute that is a string.

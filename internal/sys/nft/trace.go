@@ -19,12 +19,13 @@ type TraceEvent struct {
 	Verdict string
 	JumpTo  string // jump and goto
 
-	NFProto  Family // of the packet: IPv4 or IPv6; 0 unknown
-	IIF, OIF string // names; "" for none
-	Mark     uint32
+	NFProto Family // of the packet: IPv4 or IPv6; 0 unknown
+	Mark    uint32
 
-	// The headers of the packet as it was when it entered the base chain:
-	// they come with the first event of each, and are nil in those that follow.
+	// The interfaces and the headers of the packet as it was when it entered the
+	// base chain: they come with the first event of each, and are "" and nil in
+	// those that follow.
+	IIF, OIF        string // names; "" for none
 	LinkHeader      []byte // up to 20 bytes
 	NetworkHeader   []byte // up to 40 bytes
 	TransportHeader []byte // up to 20 bytes
@@ -43,7 +44,7 @@ type TraceKind uint8
 // The steps, as in linux/netfilter/nf_tables.h.
 const (
 	TracePolicy TraceKind = iota + 1 // the end of a base chain
-	TraceReturn                      // the end of a chain, or a return
+	TraceReturn                      // the end of a chain; the policy of a base chain follows
 	TraceRule                        // a rule that matched
 )
 

@@ -51,6 +51,9 @@ func decodeTrace(family Family, body []byte, name func(index uint32) string) Tra
 		e.Kind = TraceReturn
 	case unix.NFT_TRACETYPE_RULE:
 		e.Kind = TraceRule
+		if !a.has(unix.NFTA_TRACE_RULE_HANDLE) { // so Linux says it of a chain's end
+			e.Kind = TraceReturn
+		}
 	}
 	if e.Kind == TracePolicy && a.has(unix.NFTA_TRACE_POLICY) {
 		e.Verdict = verdictName(int32(a.u32(unix.NFTA_TRACE_POLICY)))

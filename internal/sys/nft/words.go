@@ -1,29 +1,27 @@
 package nft
 
-import "strings"
+import (
+	"strings"
+)
 
 // Words is a rule that was read as people write it: shorter than Text where
-// nft(8) has a shorter form, and never to be loaded.
+// nft(8) has a shorter form, and not to be loaded.
 func (r *Rule) Words() string {
+	proto := r.proto()
 	var words []string
-	for i := 0; i < len(r.Exprs); i++ {
-		// meta l4proto tcp th dport 80: tcp dport 80
-		if proto := onlyProto(r.Exprs[i]); proto != "" && i+1 < len(r.Exprs) {
-			if is, ok := r.Exprs[i+1].(Is); ok && (is.Key == Sport || is.Key == Dport) {
-				words = append(words, proto+strings.TrimPrefix(exprText(is), "th"))
-				i++
-				for i+1 < len(r.Exprs) { // the other port
-					is, ok := r.Exprs[i+1].(Is)
-					if !ok || is.Key != Sport && is.Key != Dport {
-						break
-					}
-					words = append(words, proto+strings.TrimPrefix(exprText(is), "th"))
-					i++
-				}
-				continue
-			}
+	for _, e := range r.Exprs {
+		is, ok := e.(Is)
+		switch {
+		case !ok:
+			words = append(words, exprText(e))
+		case proto != "" && is.Key == L4Proto: // the ports say it
+		case proto != "" && (is.Key == Sport || is.Key == Dport):
+			words = append(words, proto+strings.TrimPrefix(exprText(is), "th"))
+		case len(is.Values) == 1 && is.Values[0].Last != "":
+			words = append(words, is.prefixText())
+		default:
+			words = append(words, exprText(is))
 		}
-		words = append(words, exprText(r.Exprs[i]))
 	}
 	if r.Comment != "" {
 		words = append(words, "comment "+quoted(r.Comment))
@@ -31,17 +29,33 @@ func (r *Rule) Words() string {
 	return strings.Join(words, " ")
 }
 
-// onlyProto is "tcp" or "udp" where the expression asks for that alone.
-func onlyProto(e Expr) string {
-	is, ok := e.(Is)
-	if !ok || is.Key != L4Proto || is.Not || len(is.Values) != 1 || !is.Values[0].one() {
-		return ""
-	}
-	switch is.Values[0].First {
-	case "\x06":
-		return "tcp"
-	case "\x11":
-		return "udp"
+// proto is "tcp" or "udp" when the rule asks for that alone and then for ports.
+func (r *Rule) proto() (name string) {
+	for _, e := range r.Exprs {
+		is, ok := e.(Is)
+		switch {
+		case !ok:
+		case is.Key == L4Proto:
+			if name != "" || is.Not || len(is.Values) != 1 || !is.Values[0].one() {
+				return ""
+			}
+			switch is.Values[0].First {
+			case "\x06":
+				name = "tcp"
+			case "\x11":
+				name = "udp"
+			default:
+				return ""
+			}
+		case is.Key == Sport || is.Key == Dport:
+			return name
+		}
 	}
 	return ""
+}
+
+// prefixText is a comparison with a range, as a prefix where it is one.
+func (e Is) prefixText() string {
+	k := e.Key.info()
+	return k.text + " " + notText(e.Not) + rangeText(k.kind, e.Values[0], true)
 }
