@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,7 +14,8 @@ import (
 // would miss this host, or where their forward says so.
 const chainSource = "source"
 
-// setHairpin has the pairs of interfaces that are one and the same.
+// setHairpin has the pairs of interfaces that are one and the same: what leaves
+// by the interface by which it came.
 const setHairpin = "hairpin"
 
 // A rewriting is what becomes of the source of r's connections, as a chain to
@@ -121,20 +123,54 @@ func (c *compiler) sources() {
 	if len(c.chainNamed[chainPre].Rules) == 0 {
 		return
 	}
-	var names []string
-	for name := range c.w.addrs {
-		if name != "lo" {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(c.w.addrs))
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "lo" })
 	hairpin := c.set(setHairpin, nft.Set{Key: []nft.Type{nft.IfName, nft.IfName}})
 	for _, name := range names {
 		n := nft.One(nft.Name(name))
 		hairpin.Elements = append(hairpin.Elements, nft.Element{Key: []nft.Range{n, n}})
+		for _, net := range c.w.addrs[name] {
+			c.neighbours(name, net)
+		}
 	}
 	c.rule(chainSource, nft.In{Keys: []nft.Key{nft.IIFName, nft.OIFName}, Set: setHairpin}, nft.Masquerade{})
+	for _, fam := range families {
+		if set := setNeighbours + fam.digit; c.has(set) {
+			c.rule(chainSource, nft.In{Keys: []nft.Key{nft.OIFName, fam.saddr}, Set: set}, nft.Masquerade{})
+		}
+	}
 	// A program on this host may have chosen its source for another way out.
 	c.rule(chainSource, nft.Is{Key: nft.OIFName, Values: ifnames([]string{"lo"}), Not: true},
 		nft.Is{Key: nft.FibSaddrType, Values: []nft.Range{nft.One(routeLocal)}}, nft.Masquerade{})
+}
+
+// setNeighbours has who is reached by an interface without a router: those are
+// the clients whose answers would miss this host. It says so again for packets
+// that a bridge turns round itself, as it does with its own ports' once
+// br_netfilter is loaded (Docker loads it): they came in by no interface.
+const setNeighbours = "neighbours"
+
+// neighbours adds the network of an interface's address.
+func (c *compiler) neighbours(name string, net netip.Prefix) {
+	net = plainPrefix(net)
+	if net.IsSingleIP() {
+		return
+	}
+	fam := familyOf(net.Addr())
+	s := c.set(setNeighbours+fam.digit, nft.Set{Key: []nft.Type{nft.IfName, fam.typ}, Interval: true})
+	e := nft.Element{Key: []nft.Range{nft.One(nft.Name(name)), {First: nft.Addr(net.Addr()), Last: nft.Addr(lastOf(net))}}}
+	// Networks meet only where one holds the other: the wider one stays.
+	held := false
+	s.Elements = slices.DeleteFunc(s.Elements, func(was nft.Element) bool {
+		if was.Key[0] != e.Key[0] || was.Key[1].Last < e.Key[1].First || e.Key[1].Last < was.Key[1].First {
+			return false
+		}
+		within := e.Key[1].First <= was.Key[1].First && was.Key[1].Last <= e.Key[1].Last
+		held = held || !within
+		return within
+	})
+	if held {
+		return
+	}
+	s.Elements = append(s.Elements, e)
 }
