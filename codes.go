@@ -97,6 +97,7 @@ const (
 	CodeShutOff       Code = "FL-640"
 	CodeNothingToOpen Code = "FL-641"
 	CodeNoWay         Code = "FL-642"
+	CodeClaim         Code = "FL-650"
 
 	CodeNoService      Code = "FL-801"
 	CodeNoSuchForward  Code = "FL-803"
@@ -371,6 +372,10 @@ Where one of them is meant to be reached from outside, the SSH server you came b
 		`"open" makes a hole in the guard of a share. Where no share guards that side, packets come in anyway as far as fairlead is concerned. What another firewall on this host drops stays dropped: a pinhole of ours cannot allow what a rule of theirs forbids.`},
 	{CodeNoWay, "a share or a pinhole leads nowhere",
 		`The sentence is right, and what it leads to cannot be reached that way: both sides of a share are the same interface, a pinhole leads to an address that the Internet does not know, or its clients speak another version of IP than its target. The message says which. Where an address has to be rewritten, "nat" does that.`},
+	{CodeClaim, "an address could not be claimed",
+		`A forward with "claim" takes the address that it listens at, when nobody has it: the neighbours are asked first (RFC 5227; for IPv6 by the kernel, RFC 4862), which takes some seconds, then the interface gets the address, and they are told. The address has a life of thirty seconds that is renewed as long as the forward is carried, so that the kernel takes it away when this program is killed.
+
+Where somebody has the address, it is left to him. Either take one that is free, or leave the address to its owner and lead the clients here by a route on each of them; the other ports of the address then stay where they are. Interfaces without ARP, such as tunnels, have no neighbours that could be asked.`},
 
 	{CodeNoService, "no service answers",
 		`Nothing answers at the control socket. Start the service with "fairlead up", or name its socket with --socket.`},

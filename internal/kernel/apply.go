@@ -52,6 +52,7 @@ func (k *Kernel) make(ctx context.Context, known map[string]answer) {
 		k.fail(fairlead.AsProblem(err))
 		return
 	}
+	k.claim(w)
 	var p *plan
 	if err := k.inside(func() error { p = k.compile(k.want, w); return nil }); err != nil {
 		k.fail(fairlead.AsProblem(err))

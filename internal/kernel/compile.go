@@ -20,6 +20,7 @@ type world struct {
 	resolved map[string][]netip.Addr   // of the names of targets, as far as known; the first of each family is used
 	listens  []Listener                // of this process: a share's guard lets them be reached
 	held     []Listener                // of other programs on this host, as far as known: a guard says whom it shuts off
+	claims   map[netip.Addr]error      // of those that forwards claim, how they stand; nil: it is ours
 	now      time.Time                 // for what expires
 }
 
@@ -63,6 +64,8 @@ func compile(want []*fairlead.Forward, w *world) *plan {
 	c.hooks()
 	c.translate()
 	c.gateway()
+	c.redirects()
+	c.helping()
 	return c.plan()
 }
 

@@ -51,6 +51,12 @@ func fits(f *fairlead.Forward) *fairlead.Problem {
 			return userSpace(word, c.why)
 		}
 	}
+	if p := fitsClaim(f); p != nil {
+		return p
+	}
+	if p := fitsALG(f); p != nil {
+		return p
+	}
 	r := &route{f: f}
 	if p := r.classify(); p != nil {
 		return p

@@ -90,6 +90,7 @@ type Kernel struct {
 	wg     sync.WaitGroup // every goroutine of the carrier
 	names  *names
 	undos  *undos
+	claims *claims
 	undone error // why what is to be put back could not be read
 
 	carried atomic.Pointer[[]*carried] // in the order of the last Apply that is done
@@ -125,6 +126,7 @@ func New(cfg Config) *Kernel {
 	k.names = newNames(k.ctx, cfg.Resolve, k.kick)
 	k.undos, k.undone = openUndos(cfg.State, cfg.Table)
 	k.killing = killing{table: cfg.Table + "-killed", inside: k.inside, life: killedFor, wg: &k.wg, ctx: k.ctx}
+	k.claims = newClaims(k.ctx, &k.wg, k.inside, k.kick, k.trouble)
 	k.carried.Store(new([]*carried))
 	k.wg.Go(k.names.follow)
 	return k

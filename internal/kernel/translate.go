@@ -346,6 +346,8 @@ func (c *compiler) lead(r *route) {
 		}
 	}
 	c.sourceOf(r)
+	c.algOfRoute(r)
+	c.claimed(r.i, r.f)
 	c.accountsOf(r)
 }
 
