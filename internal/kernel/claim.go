@@ -178,6 +178,12 @@ func (c *claims) keep(ctx context.Context, key claimKey) error {
 // claim has the addresses claimed that the forwards want, and none else, and
 // notes how that stands. What is given to an interface is remembered before.
 func (k *Kernel) claim(w *world) {
+	w.lent = map[netip.Addr]bool{}
+	for _, u := range k.undos.all() {
+		if p, err := netip.ParsePrefix(u.Address); err == nil {
+			w.lent[p.Addr()] = true
+		}
+	}
 	keys := claimsOf(k.want, w)
 	for key := range keys {
 		if err := k.undos.note(key.undo()); err != nil {
@@ -236,11 +242,15 @@ func (w *world) linkOf(a netip.Addr) string {
 	return on
 }
 
-// own reports whether a is an address of this host's own, not a claimed one.
+// own reports whether a is an address of this host's own, not one that was
+// claimed, be it in an earlier life.
 func (w *world) own(a netip.Addr) bool {
+	if w.lent[a] {
+		return false
+	}
 	for _, nets := range w.addrs {
 		for _, n := range nets {
-			if n.Addr() == a && !n.IsSingleIP() {
+			if n.Addr() == a {
 				return true
 			}
 		}

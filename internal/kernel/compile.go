@@ -21,6 +21,7 @@ type world struct {
 	listens  []Listener                // of this process: a share's guard lets them be reached
 	held     []Listener                // of other programs on this host, as far as known: a guard says whom it shuts off
 	claims   map[netip.Addr]error      // of those that forwards claim, how they stand; nil: it is ours
+	lent     map[netip.Addr]bool       // addresses of this host that it has by a claim
 	now      time.Time                 // for what expires
 }
 
