@@ -194,23 +194,15 @@ func (w *walk) bitwise(e nft.RawBitwise) bits {
 	b := w.get(e.Src, e.Len)
 	out := unsure(e.Len)
 	if e.Shift != 0 || len(e.Mask) != e.Len || len(e.Xor) != e.Len {
-		if e.Shift == 0 || !b.whole() || e.Len > 8 {
+		// One number of the whole register, in this machine's order.
+		if e.Shift == 0 || !b.whole() || e.Len != 4 {
 			return out
 		}
-		var n uint64
-		for _, x := range b.value {
-			n = n<<8 | uint64(x)
-		}
+		n := binary.NativeEndian.Uint32(b.value)
 		if e.Shift > 0 {
-			n <<= e.Shift
-		} else {
-			n >>= -e.Shift
+			return native32(n << e.Shift)
 		}
-		for i := e.Len - 1; i >= 0; i-- {
-			out.value[i], out.known[i] = byte(n), 0xff
-			n >>= 8
-		}
-		return out
+		return native32(n >> -e.Shift)
 	}
 	for i := range out.value {
 		out.known[i] = b.known[i] | ^e.Mask[i]

@@ -60,6 +60,7 @@ type walk struct {
 	steps  int
 
 	mark, ctmark bits
+	forked       bool   // it has come to a rule that may or may not end the way
 	regs         bits   // sixteen of four bytes
 	reason       string // what was not known when the packet last came to a fork
 	lack         string // the same of the rule that it is at
@@ -164,6 +165,7 @@ func (w *walk) rule(t *otherTable, c *nft.Chain, r *nft.Rule) (verdicts []nft.Ve
 	match := yes
 	defer func() {
 		if match == unknown && len(verdicts) > 0 || len(verdicts) > 1 {
+			w.forked = true
 			w.reason = "rule " + ruleName(c, r)
 			if w.lack != "" {
 				w.reason += ": " + w.lack
@@ -383,9 +385,10 @@ func (w *walk) expr(e nft.RawExpr, match maybe) maybe {
 	return unknown
 }
 
-// written is a value after a write that happened, or may have.
+// written is a value after a write that happened, or may have: behind a fork
+// nobody knows whether the packet came here.
 func (w *walk) written(old, new bits, match maybe) bits {
-	if match == yes {
+	if match == yes && !w.forked {
 		return new
 	}
 	out := unsure(len(old.value))

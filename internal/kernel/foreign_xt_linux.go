@@ -104,8 +104,8 @@ func (w *walk) xtMatch(e nft.RawXT) maybe {
 		return xor(masked(w.ctmark, i.bytes(4, 4), i.bytes(0, 4)), i.u8(8) != 0)
 	case e.Name == "limit" && e.Rev == 0:
 		return yes // a single packet is within any rate
-	case e.Name == "hashlimit" && e.Rev >= 2 && len(i) >= 260:
-		return of(i.u32(256)&0x20 == 0) // XT_HASHLIMIT_INVERT
+	case e.Name == "hashlimit" && e.Rev >= 2 && len(i) >= 276:
+		return of(i.u32(272)&0x10 == 0) // XT_HASHLIMIT_INVERT
 	case e.Name == "connlimit" && e.Rev == 1 && len(i) >= 24:
 		return xor(of(i.u32(16) == 0), i.u32(20)&1 != 0)
 	case e.Name == "iprange" && e.Rev == 1 && len(i) >= 65:
