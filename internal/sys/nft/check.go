@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // ErrOwned is what a change of a table matches that belongs to another process
@@ -77,9 +78,19 @@ func checkName(what, name string) error {
 	return nil
 }
 
-// reserved are some words that nft 1.0.6 does not take as a name, though the
-// kernel does.
-var reserved = []string{"all", "fwd", "table", "chain", "set", "map", "type", "flags", "size", "timeout", "counter", "limit", "quota", "log", "drop", "accept", "return", "jump", "goto", "continue", "queue", "reject", "dnat", "snat", "masquerade", "redirect", "ip", "ip6", "tcp", "udp", "icmp", "icmpv6", "meta", "ct", "fib", "elements", "comment", "policy", "hook", "inet", "arp", "bridge", "netdev", "th"}
+// reserved are the words that nft 1.0.6 does not take as the name of a chain or
+// a set, found by trying. The kernel does, but what nft lists then cannot be
+// loaded again.
+var reserved = strings.Fields(`
+	accept add ah all and arp auto-merge bridge chain comment comp constant continue counter cpu create
+	ct day dccp define delete describe device devices dnat drop dst dup dynamic ecn element elements eq
+	esp ether exists expires export exthdr fib flags flow flush frag fwd gc-interval ge goto gt handle
+	hbh hook hour ibriport ibrname icmp icmpv6 igmp iif iifgroup iifname iiftype import include index
+	inet insert interval ip ip6 ipsec jhash jump le limit list log lshift lt map mark masquerade meta
+	meter mh missing monitor ne netdev nftrace not notrack numgen obriport obrname oif oifgroup oifname
+	oiftype or osf policy position priority queue quota random redefine redirect reject rename replace
+	reset return rshift rt rt0 rt2 rtclassid rule ruleset sctp secmark set size skgid snat socket srh
+	symhash synproxy table tcp th timeout tproxy type typeof udp udplite undefine vlan vmap xor xt`)
 
 func (c *Chain) check() error {
 	if err := checkName("chain", c.Name); err != nil {

@@ -17,7 +17,7 @@ import (
 type maker struct{ *rand.Rand }
 
 func (m maker) table() *Table {
-	t := &Table{Family: Inet, Name: "random"}
+	t := &Table{Family: Inet, Name: "anything"}
 	chains := []string{"a", "b", "c", "d"}
 	chains = chains[:1+m.IntN(len(chains))]
 	for _, form := range []Set{

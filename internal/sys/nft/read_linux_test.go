@@ -14,7 +14,7 @@ import (
 )
 
 // opened is a connection to the host's nftables.
-func opened(t *testing.T, h *lab.Host) *Conn {
+func opened(t testing.TB, h *lab.Host) *Conn {
 	t.Helper()
 	var c *Conn
 	err := h.Do(func() (err error) {
