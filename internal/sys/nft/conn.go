@@ -113,7 +113,9 @@ type Notice struct {
 }
 
 // Watch calls told for each transaction and table until ctx ends; told runs on
-// Watch's own goroutine. It calls ready once it listens.
+// Watch's own goroutine. It calls ready once it listens. The kernel says nothing
+// of a table that goes with its owner, of elements that end with their time, and
+// of those that rules add.
 func Watch(ctx context.Context, ready func(), told func(Notice)) error {
 	return watch(ctx, ready, told)
 }

@@ -1,11 +1,14 @@
 package nft
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -364,15 +367,44 @@ func TestATableIsReadWholeWhileItChanges(t *testing.T) {
 }
 
 func TestWithoutTheRightNothingIsRead(t *testing.T) {
-	c, err := Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if os.Geteuid() == 0 {
-		t.Skip("this is root")
-	}
-	if _, err := c.Tables(); !errors.Is(err, os.ErrPermission) {
-		t.Errorf("without CAP_NET_ADMIN: %v", err)
+	lab.NeedRoot(t) // without it there may be no netfilter to be refused by
+	over := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its goroutine
+		over <- func() error {
+			head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var caps [2]unix.CapUserData
+			if err := unix.Capget(&head, &caps[0]); err != nil {
+				return err
+			}
+			caps[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+			if err := unix.Capset(&head, &caps[0]); err != nil {
+				return err
+			}
+			c, err := Open()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, all := c.ReadAll(0)
+			_, tables := c.Tables()
+			_, one := c.Read(Inet, "t")
+			for _, err := range []error{all, tables, one} {
+				if !errors.Is(err, os.ErrPermission) {
+					return fmt.Errorf("without CAP_NET_ADMIN: %v", err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			for _, err := range []error{Watch(ctx, func() {}, func(Notice) {}), Trace(ctx, func() {}, func(TraceEvent) {})} {
+				if !errors.Is(err, os.ErrPermission) {
+					return fmt.Errorf("listening without CAP_NET_ADMIN: %v", err)
+				}
+			}
+			return nil
+		}()
+	}()
+	if err := <-over; err != nil {
+		t.Error(err)
 	}
 }
