@@ -42,6 +42,7 @@ func timeless(t *nft.Table) *nft.Table {
 // moment, so that an Apply does not renew them in vain. Those that have ended
 // are taken out of old: the kernel has done so.
 func hold(old, t *nft.Table, ago time.Duration) {
+	bury(old, ago)
 	sets := byName(old)
 	for i := range t.Sets {
 		s := &t.Sets[i]
@@ -49,7 +50,6 @@ func hold(old, t *nft.Table, ago time.Duration) {
 		if !s.Timed || was == nil {
 			continue
 		}
-		was.Elements = slices.DeleteFunc(was.Elements, func(e nft.Element) bool { return e.Timeout > 0 && left(e, ago) <= 0 })
 		var elements map[string]*nft.Element
 		for j := range s.Elements {
 			e := &s.Elements[j]
@@ -67,6 +67,16 @@ func hold(old, t *nft.Table, ago time.Duration) {
 			if d := left(*o, ago) - e.Timeout; -sameEnd < d && d < sameEnd {
 				e.Timeout, e.Expires = o.Timeout, left(*o, ago)
 			}
+		}
+	}
+}
+
+// bury takes the elements out of t that have ended since, as the kernel does.
+func bury(t *nft.Table, ago time.Duration) {
+	for i := range t.Sets {
+		s := &t.Sets[i]
+		if s.Timed {
+			s.Elements = slices.DeleteFunc(slices.Clone(s.Elements), func(e nft.Element) bool { return e.Timeout > 0 && left(e, ago) <= 0 })
 		}
 	}
 }

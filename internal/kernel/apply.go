@@ -211,7 +211,7 @@ func (k *Kernel) load(t *nft.Table) error {
 			k.loaded, k.seen = t, time.Now()
 			return nil
 		}
-		if errors.Is(err, os.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
+		if errors.Is(err, os.ErrPermission) || errors.Is(err, errors.ErrUnsupported) || errors.As(err, new(*fairlead.Problem)) {
 			k.loaded = nil
 			return err
 		}

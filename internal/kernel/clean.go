@@ -65,12 +65,12 @@ func (c *Cleaned) tables(ctx context.Context, dry bool) (held []string, err erro
 			continue
 		case t == nil: // gone since
 			continue
-		case foreign(t):
-			c.Left = append(c.Left, fmt.Sprintf("table inet %s: it has our name and not our mark, so somebody else made it", l.Name))
-			continue
 		case l.Owner != 0:
 			held = append(held, l.Name)
 			c.Left = append(c.Left, fmt.Sprintf("table inet %s: it goes with the program that runs in the foreground", l.Name))
+			continue
+		case foreign(t):
+			c.Left = append(c.Left, fmt.Sprintf("table inet %s: it has our name and not our mark, so somebody else made it", l.Name))
 			continue
 		}
 		if !dry {

@@ -98,8 +98,8 @@ func (c *carried) status() fairlead.Status {
 		t.Up = w.problem == nil && answered && len(c.ways) == 1
 		s.Targets = append(s.Targets, t)
 	}
-	if s.Problem == nil {
-		s.Problem = c.lacks
+	if c.lacks != nil && (s.Problem == nil || s.Problem.Warning) {
+		s.Problem = c.lacks // nothing passes: that comes before what is only half of a success
 	}
 	unreached := 0
 	var first *fairlead.Problem

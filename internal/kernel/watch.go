@@ -179,7 +179,7 @@ func (k *Kernel) repair() (did, failed *fairlead.Problem) {
 		return nil, k.refused(err)
 	}
 	if now != nil && !foreign(now) && k.loaded != nil {
-		hold(k.loaded, k.plan.table, time.Since(k.seen))
+		bury(k.loaded, time.Since(k.seen))
 		if ch, ok := nft.Diff(now, k.loaded); ok && ch.Empty() {
 			return nil, nil
 		}
@@ -207,6 +207,7 @@ func (k *Kernel) repair() (did, failed *fairlead.Problem) {
 	k.mend(k.ctx, p, w)
 	k.plan = p
 	k.keep(p)
+	k.mend(k.ctx, p, w)
 	k.repairs.Add(1)
 	did = fairlead.Problemf(fairlead.CodeRepaired, "repaired: the table %s was %s by %s", k.cfg.Table, what, k.culprit())
 	did.Warning = true
