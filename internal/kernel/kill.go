@@ -45,7 +45,7 @@ const (
 // ends, at once; what comes of those of UDP is dropped for some seconds. It
 // says how many there were.
 func (k *Kernel) Kill(m fairlead.Match) int {
-	if m == (fairlead.Match{}) {
+	if m == (fairlead.Match{}) || k.ctx.Err() != nil {
 		return 0
 	}
 	client := m.Client.Unmap().WithZone("")

@@ -6,13 +6,18 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"fairlead"
 	"fairlead/internal/lab"
@@ -261,5 +266,292 @@ func TestKillEndsIdleConnectionsAtBothEnds(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func (tn *legTown) leg(i int) leg { return legs(tn.Gateway)[i] }
+
+func TestKillEndsWhatAFirewallBeforeAnEndTracks(t *testing.T) {
+	// Hosts that let in only what their own tracking knows drop a packet that
+	// is out of order.
+	const guard = `table inet guard {
+		chain in {
+			type filter hook input priority 0; policy drop
+			ct state invalid drop
+			ct state established,related accept
+			ct state new tcp flags syn / fin,syn,rst,ack accept
+			meta l4proto { icmp, ipv6-icmp } accept
+		}
+	}`
+	tn := newLegTown(t)
+	for _, h := range []*lab.Host{tn.Outside, tn.Inside} {
+		nftLoad(t, h, guard)
+	}
+	for family := range 2 {
+		l := tn.leg(0)
+		name, sentence := l.forward(family)
+		tn.apply(name, sentence)
+		c := tn.connect(l, family, 0, 0)
+		c.talk(t)
+		if n := tn.k.Kill(fairlead.Match{Forward: name}); n != 1 {
+			t.Errorf("Kill ended %d connections, want 1", n)
+		}
+		c.over(t)
+	}
+}
+
+func nftLoad(t *testing.T, h *lab.Host, script string) {
+	t.Helper()
+	c := h.Command(t, "nft", "-f", "-")
+	c.Stdin = strings.NewReader(script)
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+}
+
+func TestKillDoesNotDependOnHowTheKernelTakesUpConnections(t *testing.T) {
+	for _, c := range []struct{ name, key, value string }{
+		{"loose", "net.netfilter.nf_conntrack_tcp_loose", "1"},
+		{"strict", "net.netfilter.nf_conntrack_tcp_loose", "0"},
+		{"liberal", "net.netfilter.nf_conntrack_tcp_be_liberal", "1"},
+		{"frames", "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tn := newLegTown(t)
+			if c.key != "" {
+				tn.Gateway.Gateway.Sysctl(c.key, c.value)
+			} else {
+				tn.bridged(true)
+			}
+			for _, i := range []int{0, 3} {
+				l := tn.leg(i)
+				name, sentence := l.forward(0)
+				tn.apply(name, sentence)
+				p := tn.connect(l, 0, 0, 0)
+				p.talk(t)
+				if n := tn.k.Kill(fairlead.Match{Forward: name}); n != 1 {
+					t.Errorf("%s: Kill ended %d connections, want 1", name, n)
+				}
+				p.over(t)
+			}
+		})
+	}
+}
+
+func TestKillEndsHalfClosedConnections(t *testing.T) {
+	tn := newLegTown(t)
+	l := tn.leg(0)
+	name, sentence := l.forward(0)
+	tn.apply(name, sentence)
+	for _, half := range []string{"client", "target"} {
+		c := tn.connect(l, 0, 0, 0)
+		c.talk(t)
+		ended, other := c.client, c.server
+		if half == "target" {
+			ended, other = other, ended
+		}
+		ended.CloseWrite()
+		if n, err := other.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("read %d, %v", n, err)
+		}
+		if n := tn.k.Kill(fairlead.Match{Forward: name}); n != 1 {
+			t.Errorf("the %s had ended: Kill ended %d connections, want 1", half, n)
+		}
+		ended.SetReadDeadline(time.Now().Add(patience))
+		if _, err := ended.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the %s, which had ended its direction, reads %v, want a reset", half, err)
+		}
+		until(t, "the other end cannot write", func() bool { _, err := other.Write([]byte("x")); return err != nil })
+		c.client.Close()
+		c.server.Close()
+	}
+}
+
+func TestKillSelectsByClient(t *testing.T) {
+	tn := newLegTown(t)
+	kept, lan := tn.leg(0), tn.leg(3)
+	var list []string
+	for _, l := range []leg{kept, lan} {
+		name, sentence := l.forward(0)
+		list = append(list, name, sentence)
+	}
+	tn.apply(list...)
+	a, b := tn.connect(kept, 0, 0, 0), tn.connect(lan, 0, 0, 0)
+	if n := tn.k.Kill(fairlead.Match{}); n != 0 {
+		t.Errorf("an empty match ended %d connections", n)
+	}
+	if n := tn.k.Kill(fairlead.Match{Client: netip.MustParseAddr("::ffff:" + lab.Outside4)}); n != 1 {
+		t.Errorf("Kill ended %d connections, want 1", n)
+	}
+	a.over(t)
+	b.talk(t)
+}
+
+func TestAKilledConnectionsPortsCanBeUsedAgain(t *testing.T) {
+	tn := newLegTown(t)
+	tn.k.killing.life = time.Second
+	l := tn.leg(0)
+	name, sentence := l.forward(0)
+	tn.apply(name, sentence)
+	c := tn.connect(l, 0, 0, 0)
+	port := uint16(c.client.LocalAddr().(*net.TCPAddr).Port)
+	tn.k.Kill(fairlead.Match{Forward: name})
+	c.over(t)
+	c.client.Close()
+	c.server.Close()
+	if !strings.Contains(tn.tables(), "fairlead-killed") {
+		t.Errorf("nothing refuses what is killed; there are\n%s", tn.tables())
+	}
+	until(t, "the table that refuses is gone", func() bool { return !strings.Contains(tn.tables(), "killed") })
+	tn.connect(l, 0, 0, port).talk(t)
+	if n := len(tn.k.Conns()); n != 1 {
+		t.Errorf("%d connections are listed, want 1", n)
+	}
+}
+
+func TestTheTableThatRefusesGoesWithTheCarrier(t *testing.T) {
+	tn := newLegTown(t)
+	l := tn.leg(0)
+	name, sentence := l.forward(0)
+	tn.apply(name, sentence)
+	tn.connect(l, 0, 0, 0)
+	tn.k.Kill(fairlead.Match{Forward: name})
+	tn.k.Close()
+	if list := tn.tables(); strings.Contains(list, "killed") {
+		t.Errorf("there are\n%s", list)
+	}
+	if n := tn.k.Kill(fairlead.Match{Forward: name}); n != 0 {
+		t.Errorf("a carrier that is closed ended %d connections", n)
+	}
+}
+
+func TestKillOfUDPDropsWhatComes(t *testing.T) {
+	tn := newLegTown(t)
+	tn.k.killing.life = time.Second
+	l := tn.leg(1)
+	name, sentence := l.forward(0)
+	tn.apply(name, sentence)
+	c, other := tn.datagrams(l, 0, 0), tn.datagrams(l, 0, 1)
+	c.answered(t)
+	other.answered(t)
+	conns := tn.k.Conns()
+	if len(conns) != 2 || conns[0].Network != "udp" {
+		t.Fatalf("two connections are listed as %+v", conns)
+	}
+	if n := tn.k.Kill(fairlead.Match{ID: conns[0].ID}); n != 1 {
+		t.Errorf("Kill ended %d connections, want 1", n)
+	}
+	if conns[0].Client != c.client.LocalAddr().String() {
+		c, other = other, c
+	}
+	c.unanswered(t)
+	other.answered(t)
+	until(t, "a new connection between the same ports is let in", func() bool { return c.asks() })
+}
+
+func TestWithoutRawSocketsIdleConnectionsEndWithTheirNextPacket(t *testing.T) {
+	tn := newLegTown(t)
+	var told []fairlead.Code
+	tn.k.cfg.Watch = func(e fairlead.Event) { told = append(told, e.Problem.Code) }
+	l := tn.leg(0)
+	name, sentence := l.forward(0)
+	tn.apply(name, sentence)
+	c := tn.connect(l, 0, 0, 0)
+	// The right is the thread's that Kill runs on; it is not given back.
+	done := make(chan int)
+	go func() {
+		runtime.LockOSThread()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var has [2]unix.CapUserData
+		unix.Capget(&header, &has[0])
+		has[0].Effective &^= 1 << unix.CAP_NET_RAW
+		unix.Capset(&header, &has[0])
+		done <- tn.k.Kill(fairlead.Match{Forward: name})
+	}()
+	if n := <-done; n != 1 {
+		t.Errorf("Kill ended %d connections, want 1", n)
+	}
+	if !slices.Equal(told, []fairlead.Code{fairlead.CodeKillWaits}) {
+		t.Errorf("told of %v, want %v", told, fairlead.CodeKillWaits)
+	}
+	c.client.Write([]byte("x"))
+	c.server.Write([]byte("x"))
+	c.over(t)
+}
+
+// A datagram is a client of UDP and the server that answers it.
+type datagram struct {
+	client, server *net.UDPConn
+}
+
+// datagrams opens a client of a leg, and a server that tells every client its
+// address.
+func (tn *legTown) datagrams(l leg, family, n int) datagram {
+	tn.t.Helper()
+	server := tn.answering(l.server, l.serves[family], l.port+n+l.shift, l.server.Name)
+	return datagram{tn.asking(l.client, net.JoinHostPort(l.asks[family], strconv.Itoa(l.port+n))), server}
+}
+
+// answering serves UDP there, with the same words for everybody.
+func (tn *legTown) answering(h *lab.Host, addr string, port int, words string) *net.UDPConn {
+	tn.t.Helper()
+	pc, err := h.ListenPacket(tn.t.Context(), "udp", net.JoinHostPort(addr, strconv.Itoa(port)))
+	if err != nil {
+		tn.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		b := make([]byte, 100)
+		for {
+			_, from, err := pc.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			pc.WriteToUDPAddrPort([]byte(words), from)
+		}
+	})
+	tn.t.Cleanup(func() { pc.Close(); wg.Wait() })
+	return pc
+}
+
+func (tn *legTown) asking(h *lab.Host, at string) *net.UDPConn {
+	tn.t.Helper()
+	c, err := h.DialContext(tn.t.Context(), "udp", at)
+	if err != nil {
+		tn.t.Fatal(err)
+	}
+	tn.t.Cleanup(func() { c.Close() })
+	return c.(*net.UDPConn)
+}
+
+// asks reports whether a datagram is answered.
+func (d datagram) asks() bool { return askUDP(d.client) != "" }
+
+// askUDP sends one datagram and returns the answer, "" when none comes for
+// longer than any way here takes.
+func askUDP(c *net.UDPConn) string {
+	b := make([]byte, 100)
+	if _, err := c.Write([]byte("?")); err != nil {
+		return ""
+	}
+	c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	n, err := c.Read(b)
+	if err != nil {
+		return ""
+	}
+	return string(b[:n])
+}
+
+func (d datagram) answered(t *testing.T) {
+	t.Helper()
+	if !d.asks() {
+		t.Errorf("a datagram from %s was not answered", d.client.LocalAddr())
+	}
+}
+
+func (d datagram) unanswered(t *testing.T) {
+	t.Helper()
+	if d.asks() {
+		t.Errorf("a datagram from %s was answered", d.client.LocalAddr())
 	}
 }
