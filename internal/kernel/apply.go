@@ -113,6 +113,9 @@ func (k *Kernel) world(known map[string]answer) (*world, error) {
 		for _, i := range all {
 			w.addrs[i.Name] = prefixes(i)
 		}
+		if guards(k.want) {
+			w.held = k.held.now()
+		}
 		if k.cfg.Sides != nil {
 			w.wan, w.lan, err = k.cfg.Sides()
 		} else {

@@ -169,22 +169,31 @@ func (c *compiler) guard(guarded, unguarded []pair, outside []string) {
 	c.rule(chainGuardSelf, isByte(nft.NFProto, byte(nft.IPv4)), isUDP, isPort(nft.Dport, 68), nft.Accept)
 	c.rule(chainGuardSelf, fromLink(), isUDP, isPort(nft.Dport, 546), nft.Accept)
 
-	if passed := c.passed(unguarded, outside); passed {
-		c.rule(chainGuard, nft.In{Keys: []nft.Key{nft.IIFName, nft.OIFName}, Set: setPassed}, nft.Accept)
-	}
+	c.pass(unguarded, outside)
 	c.hear(outside)
 }
 
-// passed makes the set of the ways that are left to other filters: by a WAN that
-// another share guards.
-func (c *compiler) passed(unguarded []pair, outside []string) bool {
-	for _, p := range unguarded {
-		if slices.Contains(outside, p.wan) {
-			set := c.set(setPassed, nft.Set{Key: []nft.Type{nft.IfName, nft.IfName}})
-			set.Elements = append(set.Elements, nft.Element{Key: []nft.Range{nft.One(nft.Name(p.wan)), nft.One(nft.Name(p.lan))}})
+// pass lets through what is not the guard's: by a WAN that one share guards and
+// another one leaves to other filters, and from a WAN to that WAN, between hosts
+// that are both out there. (So goes what a bridge passes from port to port, where
+// br_netfilter shows that to the forward hook.)
+func (c *compiler) pass(unguarded []pair, outside []string) {
+	set := c.set(setPassed, nft.Set{Key: []nft.Type{nft.IfName, nft.IfName}})
+	put := func(from, to string) {
+		key := []nft.Range{nft.One(nft.Name(from)), nft.One(nft.Name(to))}
+		if !slices.ContainsFunc(set.Elements, func(e nft.Element) bool { return slices.Equal(e.Key, key) }) {
+			set.Elements = append(set.Elements, nft.Element{Key: key})
 		}
 	}
-	return c.has(setPassed)
+	for _, wan := range outside {
+		put(wan, wan)
+		for _, p := range unguarded {
+			if p.wan == wan {
+				put(wan, p.lan)
+			}
+		}
+	}
+	c.rule(chainGuard, nft.In{Keys: []nft.Key{nft.IIFName, nft.OIFName}, Set: setPassed}, nft.Accept)
 }
 
 // hear lets in who asks for a port of this process. A listener at an address of

@@ -31,10 +31,12 @@ func TestNothingNewComesInWithoutAForwardOrAPinhole(t *testing.T) {
 	}
 	link := netip.MustParseAddr("fe80::9")
 	addr := netip.MustParseAddr
+	neighbour4, neighbour6 := addr("203.0.113.77"), addr("2001:db8:1::77")
 	sources := []netip.Addr{addr(lab.Outside4), addr(lab.Outside6), link,
 		addr(lab.Beside4), addr(lab.Beside6), addr("127.0.0.1"), addr("::1")} // the last four are false
 	targets := []netip.Addr{addr(lab.Inside4), addr(lab.LAN4), addr(lab.WAN4), addr("192.168.1.255"), addr("255.255.255.255"), addr("224.0.0.1"),
-		addr(lab.Inside6), addr(lab.LAN6), addr(lab.WAN6), addr("ff02::1")}
+		addr(lab.Inside6), addr(lab.LAN6), addr(lab.WAN6), addr("ff02::1"), neighbour4, neighbour6}
+	out := func(dst netip.Addr) bool { return dst == neighbour4 || dst == neighbour6 } // of somebody out there
 	garbage := make([]byte, 32)
 	for _, src := range sources {
 		for _, dst := range targets {
@@ -97,13 +99,13 @@ func TestNothingNewComesInWithoutAForwardOrAPinhole(t *testing.T) {
 			}
 		}
 	}
-	never := func(netip.Addr, int, int) bool { return false }
 	exactly(seenThrough, "port", func(dst netip.Addr, proto, port int) bool {
-		return dst == addr(lab.Inside6) && proto == packet.TCP && port == 443
+		return dst == addr(lab.Inside6) && proto == packet.TCP && port == 443 || out(dst)
 	}, lab.Inside6+" 6 443")
-	exactly(seenThrough, "proto", never)
-	exactly(seenThrough, "icmp", func(dst netip.Addr, kind, _ int) bool { return dst == addr(lab.Inside6) && kind == icmp6Echo },
-		lab.Inside6+" 128")
+	exactly(seenThrough, "proto", func(dst netip.Addr, _, _ int) bool { return out(dst) }, "203.0.113.77 47")
+	exactly(seenThrough, "icmp", func(dst netip.Addr, kind, _ int) bool {
+		return dst == addr(lab.Inside6) && kind == icmp6Echo || out(dst)
+	}, lab.Inside6+" 128")
 	exactly(seenAtSelf, "port", func(dst netip.Addr, proto, port int) bool {
 		return proto == packet.UDP && (port == 7 || dst.Is4() && port == 68 || dst.Is6() && port == 546)
 	}, lab.WAN4+" 17 7", lab.WAN4+" 17 68")

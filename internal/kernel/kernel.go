@@ -103,6 +103,7 @@ type Kernel struct {
 	blame   blame
 
 	counting counting
+	held     held
 	census   census
 	ledger   ledger
 	killing  killing

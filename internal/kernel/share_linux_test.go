@@ -328,3 +328,23 @@ func ping(t *testing.T, from *lab.Host, at string) error {
 		return fmt.Errorf("no answer: %w", err)
 	})
 }
+
+func TestAProgramThatAGuardShutsOffIsNamed(t *testing.T) {
+	lab.NeedTool(t, "socat")
+	g := newTown(t)
+	server := g.Gateway.Gateway.Command(t, "socat", "TCP-LISTEN:22,fork", "SYSTEM:true")
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it listens", func() bool {
+		c, err := g.Gateway.Gateway.DialContext(t.Context(), "tcp", "127.0.0.1:22")
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	problem := g.carry("share lan to wan")[0].Problem
+	if problem == nil || problem.Code != fairlead.CodeShutOff || !strings.HasPrefix(problem.What, "socat (22/tcp) on this host") {
+		t.Errorf("problem %v, want that socat is shut off", problem)
+	}
+}

@@ -11,6 +11,7 @@
 package holder
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -112,6 +113,28 @@ func Listening(network string) (*Listeners, error) {
 func (l *Listeners) At(at netip.AddrPort) bool {
 	a := dialed(at.Addr())
 	return slices.ContainsFunc(l.at[at.Port()], func(b bound) bool { return b.covers(a) })
+}
+
+// A Service is a port of this host at which somebody listens.
+type Service struct {
+	At     netip.AddrPort // an unspecified address is every one of its family, [::] of both
+	V6Only bool           // [::] is IPv6 alone
+	Holder Holder
+}
+
+// Services lists who listens at which port, ordered by port. Like Find it looks
+// through processes, once for all of them, bounded to about two seconds.
+func Services(network string) ([]Service, error) {
+	proto, _, err := protocol(network)
+	if err != nil {
+		return nil, err
+	}
+	list, err := services(proto)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(list, func(a, b Service) int { return cmp.Compare(a.At.Port(), b.At.Port()) })
+	return list, nil
 }
 
 // String is the holder in words for a note "by": who, and since when.

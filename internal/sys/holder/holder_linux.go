@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,27 @@ func listening(proto string) (*Listeners, error) {
 		l.at[s.port] = append(l.at[s.port], s.local)
 	}
 	return l, nil
+}
+
+func services(proto string) ([]Service, error) {
+	list, err := inetSockets(proto, 0, listens[proto])
+	if err != nil {
+		return nil, fmt.Errorf("who listens at %s ports: %w", proto, err)
+	}
+	inodes := map[uint64]bool{}
+	for _, s := range list {
+		inodes[s.inode] = true
+	}
+	owners, complete := owners(inodes)
+	all := make([]Service, len(list))
+	for i, s := range list {
+		h, ok := first(owners[s.inode])
+		if !ok {
+			h = Holder{UID: s.uid, User: userName(s.uid), Nobody: complete}
+		}
+		all[i] = Service{At: netip.AddrPortFrom(s.local.addr, s.port), V6Only: s.local.v6only, Holder: h}
+	}
+	return all, nil
 }
 
 func findPath(path string) ([]Holder, error) {

@@ -230,6 +230,35 @@ func TestBothListsOfTheKernelAgree(t *testing.T) {
 	}
 }
 
+func TestServicesAreThoseWhoListen(t *testing.T) {
+	for _, network := range []string{"tcp", "udp"} {
+		var at netip.AddrPort
+		if network == "tcp" {
+			ln, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			at = netip.MustParseAddrPort(ln.Addr().String())
+		} else {
+			pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pc.Close()
+			at = netip.MustParseAddrPort(pc.LocalAddr().String())
+		}
+		list, err := Services(network)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(list, func(s Service) bool { return s.At == at })
+		if i < 0 || list[i].Holder.PID != os.Getpid() {
+			t.Errorf("%s: %v is not among %v as ours", network, at, list)
+		}
+	}
+}
+
 func TestListeningIsNotMereConnection(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

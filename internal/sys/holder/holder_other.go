@@ -15,3 +15,5 @@ func find(string, bound, uint16) ([]Holder, error) { return nil, errUnknown }
 func findPath(string) ([]Holder, error) { return nil, errUnknown }
 
 func listening(string) (*Listeners, error) { return nil, errUnknown }
+
+func services(string) ([]Service, error) { return nil, errUnknown }
