@@ -274,3 +274,72 @@ func TestAccountsAreKept(t *testing.T) {
 		})
 	}
 }
+
+// The source is rewritten where the sentence says so, or kept where it would be.
+func TestSourceIsWhatTheSentenceSays(t *testing.T) {
+	g := newTown(t,
+		"nat wan:80/tcp+udp to 192.168.1.10 masquerade",
+		"nat wan:81/tcp+udp to 192.168.1.10:80",
+		"nat wan:82/tcp+udp to 192.168.1.10:80 source 192.168.1.77",
+		"nat wan:8000-8001/tcp+udp to 192.168.1.10 masquerade",
+		"nat wan:83/tcp+udp to [2001:db8:2::10]:80 masquerade",
+		"nat lan:84/tcp+udp to [2001:db8:2::10]:80 source keep",
+	)
+	g.routes()
+	g.Gateway.Gateway.Addr("lan0", "192.168.1.77/24")
+	newDesk(t, g.Inside, "192.168.1.10:80")
+	newDesk(t, g.Inside, "192.168.1.10:8001")
+	newDesk(t, g.Inside, "[2001:db8:2::10]:80")
+	for _, network := range []string{"tcp", "udp"} {
+		g.said(g.Outside, network, "203.0.113.1:80", lab.LAN4, "inside")
+		g.said(g.Outside, network, "203.0.113.1:81", lab.Outside4, "inside")
+		g.said(g.Outside, network, "203.0.113.1:82", "192.168.1.77", "inside")
+		g.said(g.Outside, network, "203.0.113.1:8001", lab.LAN4, "inside")
+		g.said(g.Outside, network, "[2001:db8:1::1]:83", lab.LAN6, "inside")
+	}
+	// Kept, the answer goes to the client directly, who asked somebody else: only
+	// a target whose way back leads through us can be asked so.
+	g.Inside.Route("2001:db8:2::20/128", lab.LAN6, "eth0")
+	for _, network := range []string{"tcp", "udp"} {
+		g.said(g.Beside, network, "[2001:db8:2::1]:84", lab.Beside6, "inside")
+	}
+}
+
+// The textbook: three hosts and the target on one network, and an address that
+// is nobody's but is routed to us. The client believes that it talked with it.
+func TestOneArm(t *testing.T) {
+	g := newTown(t, "nat 192.168.1.3:80/tcp+udp to 192.168.1.10:8080", "nat [2001:db8:2::3]:80/tcp+udp to [2001:db8:2::10]:8080")
+	g.routes()
+	newDesk(t, g.Inside, "192.168.1.10:8080")
+	newDesk(t, g.Inside, "[2001:db8:2::10]:8080")
+	g.Beside.Route("192.168.1.3/32", lab.LAN4, "eth0")
+	g.Beside.Route("2001:db8:2::3/128", lab.LAN6, "eth0")
+	for _, network := range []string{"tcp", "udp"} {
+		g.said(g.Beside, network, "192.168.1.3:80", lab.LAN4, "inside")
+		g.said(g.Beside, network, "[2001:db8:2::3]:80", lab.LAN6, "inside")
+		g.said(g.Gateway.Gateway, network, "192.168.1.3:80", lab.LAN4, "inside")
+	}
+}
+
+// Two WANs: each is a way in, and answers go out by the one by which they were
+// asked for, as far as the routes lead there.
+func TestTwoWANs(t *testing.T) {
+	g := newTown(t)
+	other := g.Net.Host("other")
+	g.Net.Wire(g.Gateway.Gateway, "wan1", other, "eth0")
+	g.Gateway.Gateway.Addr("wan1", "192.0.2.1/24", "2001:db8:5::1/64")
+	other.Addr("eth0", "192.0.2.9/24", "2001:db8:5::9/64")
+	g.mu.Lock()
+	g.wan = []string{"wan0", "wan1"}
+	g.mu.Unlock()
+	g.carry("nat wan:80/tcp+udp to 192.168.1.10", "nat wan1:81/tcp+udp to self:8080")
+	newDesk(t, g.Inside, "192.168.1.10:80")
+	newDesk(t, g.Gateway.Gateway, "[::]:8080")
+	for _, network := range []string{"tcp", "udp"} {
+		g.said(g.Outside, network, "203.0.113.1:80", lab.Outside4, "inside")
+		g.said(other, network, "192.0.2.1:80", "192.0.2.9", "inside")
+		g.said(g.Beside, network, "192.0.2.1:80", lab.LAN4, "inside")
+		g.said(other, network, "[2001:db8:5::1]:81", "2001:db8:5::9", "gateway")
+		g.refused(g.Outside, "", network, "203.0.113.1:81")
+	}
+}
