@@ -127,3 +127,140 @@ func TestTables(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatCannotBeCarriedSaysWhy has forwards that fit, and cannot be carried in
+// this world, or only half.
+func TestWhatCannotBeCarriedSaysWhy(t *testing.T) {
+	for _, c := range []struct {
+		text, says string // "FL-211 warning …"; "" for carried
+	}{
+		{"nat wan:80 to both.test", ""},
+		{"nat wan:80 to six.test", "FL-211 warning"},
+		{"nat wan:80 to 192.168.1.10", "FL-211 warning"},
+		{"nat 203.0.113.1:80 to six.test", "FL-211"},
+		{"nat 203.0.113.1:80 to 192.168.1.10", ""},
+		{"nat wan:80 to nobody.test", "FL-210"},
+		{"nat wan7:80 to both.test", "FL-106"},
+		{"nat wan:1000-2500 to both.test:2000-3500 from 10.0.0.0/8", "FL-107"},
+		{"nat wan:1000-2000 to both.test:2000-3000 from 10.0.0.0/8", ""},
+		{"nat 80 to self:8080", ""},
+	} {
+		f := sentence(t, "x", c.text)
+		p := compile([]*fairlead.Forward{f}, testWorld())
+		got := ""
+		if problem := p.parts[0].problem; problem != nil {
+			got = string(problem.Code)
+			if problem.Warning {
+				got += " warning"
+			} else if len(p.table.Sets) > 0 {
+				t.Errorf("%s is not carried, and leaves sets behind: %s", c.text, p.table.Text())
+			}
+		}
+		if got != c.says {
+			t.Errorf("%s: %q (%v), want %q", c.text, got, p.parts[0].problem, c.says)
+		}
+	}
+}
+
+// Two forwards at one spot: the first is carried, the second says whose it is.
+// What only comes around yields to a forward at that very address.
+func TestSpotsBelongToOneForward(t *testing.T) {
+	compiled := func(lines ...string) []part {
+		var want []*fairlead.Forward
+		for i, line := range lines {
+			want = append(want, sentence(t, fmt.Sprintf("f%d", i), line))
+		}
+		p := compile(want, testWorld())
+		seen := map[string]bool{}
+		for _, s := range p.table.Sets {
+			for _, e := range s.Elements {
+				key := fmt.Sprint(s.Name, e.Key)
+				if seen[key] {
+					t.Errorf("%v: the element %v is twice in %s", lines, e.Key, s.Name)
+				}
+				seen[key] = true
+			}
+		}
+		return p.parts
+	}
+	for _, c := range []struct {
+		lines []string
+		clash bool
+	}{
+		{[]string{"nat wan:80 to both.test", "nat wan:80 to self:81"}, true},
+		{[]string{"nat wan:80 to both.test", "nat wan:80/udp to both.test"}, false},
+		{[]string{"nat wan:80-90 to both.test", "nat wan0:85 to both.test"}, true},
+		{[]string{"nat :80-90/tcp+udp to both.test", "nat :90-99/udp to both.test"}, true},
+		{[]string{"nat wan:80 to both.test", "nat 203.0.113.1:80 to 192.168.1.11"}, false},
+		{[]string{"nat 203.0.113.1:80 to 192.168.1.11", "nat wan:80 to both.test", "nat :80 to both.test", "nat lan:80 to both.test"}, false},
+		{[]string{"nat wan:80 to both.test masquerade", "nat lan:80 to both.test masquerade"}, false},
+		{[]string{"nat wan:80 to both.test masquerade", "nat lan:80 to both.test source keep"}, true},
+	} {
+		parts := compiled(c.lines...)
+		last := parts[len(parts)-1].problem
+		if clash := last != nil && !last.Warning; clash != c.clash {
+			t.Errorf("%v: %v, want a clash: %t", c.lines, last, c.clash)
+		}
+	}
+}
+
+func TestNamesOfChainsAreNobodyElses(t *testing.T) {
+	c := &compiler{names: map[string]bool{}}
+	long := strings.Repeat("n", 60)
+	for _, f := range []*fairlead.Forward{
+		{Name: "web"}, {Name: "web.1"}, {Name: "web-1"}, {Name: long + "a"}, {Name: long + "b"}, {Name: "web"}, {Name: "web"},
+		{Name: "web", Owner: fairlead.Owner{Kind: fairlead.OwnerAPI}}, {Name: "naïve name"}, {Name: ""}, {Name: "n_" + strings.Repeat("m", 17)},
+	} {
+		n := len(c.names)
+		base := c.baseName(f)
+		if len(c.names) != n+1 {
+			t.Errorf("%q is called as another: %s", f.Name, base)
+		}
+		if len(base+"/1023/from6") > 32 || !isIdentifier(base) {
+			t.Errorf("%q is called %q", f.Name, base)
+		}
+	}
+	if p := logPrefix(&fairlead.Forward{Name: "x\"\n\x1b" + long + long}); len(p) > 127 || strings.ContainsAny(p, "\"\n\x1b") {
+		t.Errorf("%q is no prefix of a log line", p)
+	}
+}
+
+func TestElementsThatCountAreKnownAgain(t *testing.T) {
+	want := []*fairlead.Forward{
+		sentence(t, "a", "nat wan:80/tcp+udp to both.test"),
+		sentence(t, "b", "nat :80-81 to self:90-91"),
+	}
+	p := compile(want, testWorld())
+	counted := map[int]int{}
+	for _, s := range p.table.Sets {
+		if !s.Counted {
+			continue
+		}
+		for _, e := range s.Elements {
+			i, ok := p.account(s.Name, e)
+			if !ok || e.Comment != want[i].Name {
+				t.Errorf("the element %v of %s counts for %d, %t, and is called %s", e.Key, s.Name, i, ok, e.Comment)
+			}
+			counted[i]++
+		}
+	}
+	// Two addresses and two protocols, three tallies; and four for any address.
+	if counted[0] != 2*2*3 || counted[1] != 4 {
+		t.Errorf("counted: %v", counted)
+	}
+}
+
+func BenchmarkCompile(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		want := make([]*fairlead.Forward, n)
+		for i := range want {
+			want[i] = sentence(b, fmt.Sprintf("f%d", i), fmt.Sprintf("nat wan:%d to 192.168.%d.%d:80", 1+i, i/200, 1+i%200))
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			w := testWorld()
+			for b.Loop() {
+				compile(want, w)
+			}
+		})
+	}
+}
