@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"fairlead"
 	"fairlead/internal/sys/nft"
 )
 
@@ -12,7 +11,8 @@ import (
 // that they belong to, which is known by what was asked for.
 const chainAccount = "account"
 
-// An account is an element that counts, by its set and its first key.
+// An account is the elements that count one thing each of the same packets, by
+// what the names of their sets have in common and their first key.
 type account struct {
 	set      string
 	at, port nft.Value // at is "" where any address of this host was asked for
@@ -21,7 +21,11 @@ type account struct {
 // account says whose element of a set that counts e is, as an index into
 // parts; ok is false where it is nobody's any more.
 func (p *plan) account(set string, e nft.Element) (i int, ok bool) {
-	i, ok = p.accounts[accountOf(set, e.Key)]
+	what, ok := tallyOf(set)
+	if !ok {
+		return 0, false
+	}
+	i, ok = p.accounts[accountOf(strings.TrimSuffix(set, ends[what]), e.Key)]
 	return i, ok
 }
 
@@ -63,20 +67,18 @@ func tallyOf(set string) (what tally, ok bool) {
 // ends are what the names of sets that count end in.
 var ends = [tallies]string{"_flows", "_in", "_out", "_turned"}
 
-// accountSet is the name of a set that counts. fam is nil for those of any
-// address.
-func accountSet(proto uint8, fam *family, wide bool, what tally) string {
+// accountSets is what the names of sets that count the same packets begin with.
+// fam is nil for those of any address.
+func accountSets(proto uint8, fam *family, wide bool) string {
 	name := "acct_"
 	if wide {
 		name = "accts_"
 	}
 	name += protoName(proto)
 	if fam == nil {
-		name += "_any"
-	} else {
-		name += fam.digit
+		return name + "_any"
 	}
-	return name + ends[what]
+	return name + fam.digit
 }
 
 // accountsOf makes the elements that count what belongs to r.
@@ -96,25 +98,23 @@ func (c *compiler) accountsOf(r *route) {
 func (c *compiler) accountElements(r *route, fam *family, at netip.Addr) {
 	for _, proto := range protos(r.f.At.Net) {
 		for _, ports := range r.f.At.Ports {
+			like := nft.Set{Key: []nft.Type{nft.InetService}, Counted: true, Interval: ports.First < ports.Last}
+			key := []nft.Range{portRange(ports)}
+			if fam != nil {
+				like.Key = []nft.Type{fam.typ, nft.InetService}
+				key = []nft.Range{nft.One(nft.Addr(at)), portRange(ports)}
+			}
+			name := accountSets(proto, fam, like.Interval)
+			c.accounts[accountOf(name, key)] = r.i
 			for what := range tallies {
-				if what != turned || r.special {
-					c.accountElement(r, fam, proto, at, ports, what)
+				if what == turned && !r.special {
+					continue
 				}
+				s := c.set(name+ends[what], like)
+				s.Elements = append(s.Elements, nft.Element{Key: key, Comment: r.f.Name})
 			}
 		}
 	}
-}
-
-func (c *compiler) accountElement(r *route, fam *family, proto uint8, at netip.Addr, ports fairlead.Ports, what tally) {
-	like := nft.Set{Key: []nft.Type{nft.InetService}, Counted: true, Interval: ports.First < ports.Last}
-	key := []nft.Range{portRange(ports)}
-	if fam != nil {
-		like.Key = []nft.Type{fam.typ, nft.InetService}
-		key = []nft.Range{nft.One(nft.Addr(at)), portRange(ports)}
-	}
-	s := c.set(accountSet(proto, fam, like.Interval, what), like)
-	c.accounts[accountOf(s.Name, key)] = r.i
-	s.Elements = append(s.Elements, nft.Element{Key: key, Comment: r.f.Name})
 }
 
 // accountRules makes the rules that count: a packet has its address's account,
@@ -124,7 +124,7 @@ func (c *compiler) accountRules() {
 		for _, proto := range []uint8{protoTCP, protoUDP} {
 			for _, fam := range []*family{ipv4, ipv6, nil} {
 				for _, wide := range []bool{false, true} {
-					name := accountSet(proto, fam, wide, what)
+					name := accountSets(proto, fam, wide) + ends[what]
 					if !c.has(name) {
 						continue
 					}
