@@ -41,9 +41,7 @@ func (w *walk) judgeKernel(ctx context.Context) *Report {
 	}
 	rewriting := w.rewrites()
 	switch {
-	case drop != nil && isMine(drop.Table, w.q.Table) && entry == nil:
-		w.r.add(stepRewritten, Bad, "", place1(drop))
-		return w.ownDrop(drop)
+	case drop != nil && isMine(drop.Table, w.q.Table) && entry == nil: // before it was rewritten
 	case rewriting && dst == w.at && entry != nil:
 		return w.notRewritten(drop)
 	case rewriting && dst != w.at:
@@ -250,8 +248,12 @@ func (w *walk) lostInHook(there *passage, local bool) *Report {
 // vanished: something that the trace does not show took it.
 func (w *walk) vanished(where string) *Report {
 	evidence := "it vanished " + where + ", and no rule of nftables did it"
-	w.r.add(stepOther, Bad, "drop", evidence)
-	w.wouldBe(stepRoute, stepTarget, stepBack)
+	if where == "on the way back" {
+		w.r.add(stepBack, Bad, "none", evidence)
+	} else {
+		w.r.add(stepOther, Bad, "drop", evidence)
+		w.wouldBe(stepRoute, stepTarget, stepBack)
+	}
 	if tables := legacyTables(w.at.Addr().Is6()); len(tables) > 0 {
 		program := "iptables-legacy"
 		if w.at.Addr().Is6() {
@@ -413,6 +415,7 @@ func (w *walk) answerLost(p packet.Packet) *Report {
 			Note("why", "the route to %s leaves by another interface (rp_filter = %d)", p.Src.Addr(), netmon.ReversePath(link)).
 			Fix("accept any route back (loose mode, RFC 3704)", "sysctl -w net.ipv4.conf."+link+".rp_filter=2"))
 	}
+	w.r.Steps = w.r.Steps[:len(w.r.Steps)-1]
 	return w.vanished("on the way back")
 }
 

@@ -41,7 +41,7 @@ func follow(ctx context.Context, a *attempt, patience time.Duration) (*seen, err
 	}
 	defer conn.Delete(table.Family, table.Name) // and if we do not come to it, the kernel does
 	watch, cancel := context.WithCancel(ctx)
-	f := &follower{a: a, events: make(chan nft.TraceEvent, 1024)}
+	f := &follower{a: a, events: make(chan nft.TraceEvent, 1024), seen: seen{a: a}}
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		ended <- nft.Trace(watch, func() { close(ready) }, func(e nft.TraceEvent) {

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"slices"
 	"strings"
 
 	"fairlead/internal/sys/nft"
@@ -29,8 +30,9 @@ type sight struct {
 
 // A passage is the way of one packet through this host.
 type passage struct {
-	back  bool
-	steps []sight
+	back       bool
+	connection uint32 // as connection tracking numbers it; 0: not known
+	steps      []sight
 }
 
 // station is the packet as it came by one of the probe's own chains, nil when
@@ -82,6 +84,7 @@ func (p *passage) rewritten(after string) *sight {
 
 // seen is what a probe showed.
 type seen struct {
+	a        *attempt
 	passages []*passage
 	byID     map[uint32]*passage
 	lost     bool // steps are missing
@@ -97,30 +100,64 @@ func (s *seen) told(e nft.TraceEvent) {
 		s.lost = true
 		return
 	}
+	pkt, entered := packet.Read(e.NetworkHeader, e.TransportHeader)
 	p := s.byID[e.ID]
-	own := strings.HasPrefix(e.Table, probeTable)
 	if p == nil {
+		if p = s.passageOf(&e, &pkt, entered); p == nil {
+			return // traced for somebody else
+		}
 		if s.byID == nil {
 			s.byID = map[uint32]*passage{}
 		}
-		back := own && (e.Chain == chainBack || e.Chain == chainAnswered)
-		if !own || !back && e.Chain != chainBegins {
-			return // traced for somebody else
-		}
-		p = &passage{back: back}
 		s.byID[e.ID] = p
-		s.passages = append(s.passages, p)
+	}
+	if e.HasCt {
+		p.connection = e.CtID
 	}
 	if len(p.steps) >= maxSteps {
 		return
 	}
 	x := sight{TraceEvent: e}
-	if pkt, ok := packet.Read(e.NetworkHeader, e.TransportHeader); ok {
+	if entered {
 		x.packet, x.base = pkt, e.Chain
 	} else if n := len(p.steps); n > 0 {
 		x.packet, x.base = p.steps[n-1].packet, p.steps[n-1].base
 	}
 	p.steps = append(p.steps, x)
+}
+
+// passageOf is the way that an event with a number not yet known belongs to: a
+// new one, or one of those that are known, since the kernel makes the number
+// from parts of the packet's state that a bridge or a translation may change.
+func (s *seen) passageOf(e *nft.TraceEvent, pkt *packet.Packet, entered bool) *passage {
+	if !strings.HasPrefix(e.Table, probeTable) || !entered {
+		return nil
+	}
+	back := false
+	switch e.Chain {
+	case chainBack, chainAnswered:
+		back = true
+		fallthrough
+	case chainBegins:
+		p := &passage{back: back}
+		s.passages = append(s.passages, p)
+		return p
+	}
+	if back = pkt.Dst.Addr() == s.a.src.Addr(); e.HasCt {
+		back = e.CtReply
+	}
+	for _, p := range slices.Backward(s.passages) {
+		switch {
+		case p.back != back:
+		case e.HasCt && p.connection != 0:
+			if e.CtID == p.connection {
+				return p
+			}
+		case pkt.Src.Port() == s.a.src.Port() || pkt.Dst.Port() == s.a.src.Port():
+			return p
+		}
+	}
+	return nil
 }
 
 // maxSteps bounds what is kept of one packet's way.
@@ -136,7 +173,7 @@ func (s *seen) best(back bool) *passage {
 	var best *passage
 	far := -1
 	for _, p := range s.passages {
-		if p.back != back {
+		if p.back != back || back && redirect(p.steps[0].packet) {
 			continue
 		}
 		n := 0
@@ -150,6 +187,12 @@ func (s *seen) best(back bool) *passage {
 		}
 	}
 	return best
+}
+
+// redirect reports whether p only says that there is a shorter way (ICMP
+// redirect): that is no answer.
+func redirect(p packet.Packet) bool {
+	return p.Proto == packet.ICMP && p.Type == 5 || p.Proto == packet.ICMPv6 && p.Type == 137
 }
 
 // settled reports whether more waiting would teach nothing.
