@@ -3,13 +3,17 @@ package kernel
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 
+	"fairlead"
 	"fairlead/internal/lab"
+	"fairlead/internal/sys/nft"
 )
 
 // said fails the test unless who asks at is answered by the host called who,
@@ -342,4 +346,83 @@ func TestTwoWANs(t *testing.T) {
 		g.said(other, network, "[2001:db8:5::1]:81", "2001:db8:5::9", "gateway")
 		g.refused(g.Outside, "", network, "203.0.113.1:81")
 	}
+}
+
+// Forwards of every form come and go, and after each change the table in the
+// kernel is the one that was wanted.
+func TestWhateverComesAndGoesIsLoaded(t *testing.T) {
+	g := newTown(t)
+	all := []string{
+		"nat wan:80/tcp+udp to 192.168.1.10",
+		"nat wan:81/tcp+udp to 192.168.1.10:80 from 198.51.100.0/24, [2001:db8:2::10]:80",
+		"nat wan:82 to 192.168.1.10, 192.168.1.20 policy random",
+		"nat wan:83 to self:8080 deny 198.51.100.0/24",
+		"nat :84-90/tcp+udp to 192.168.1.10",
+		"nat :91-95 to self:1091-1095 max-conns 5 rate-per-source 3/s",
+		"nat lan:96-97 to 192.168.1.10 masquerade",
+		"nat 98 to self:8080",
+		"nat 192.168.1.3:80 to [2001:db8:2::10]:80 source 192.168.1.1",
+		"nat 192.168.1.3:81 to 192.168.1.10 source keep log",
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for round := range 40 {
+		var want []*fairlead.Forward
+		for i, s := range all {
+			if r.IntN(2) == 0 {
+				want = append(want, wish(t, fmt.Sprintf("f%d", i), s))
+			}
+		}
+		for _, st := range g.k.Apply(t.Context(), want) {
+			if st.State == fairlead.Broken && st.Problem.Code != fairlead.CodeNameFamily {
+				t.Fatalf("round %d: %s: %v", round, st.Forward.Expr, st.Problem)
+			}
+		}
+		if err := g.Gateway.Gateway.Do(func() error {
+			conn, err := nft.Open()
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			have, err := conn.Read(nft.Inet, "fairlead")
+			if err != nil {
+				return err
+			}
+			wanted := g.k.counted.Load().table
+			if have == nil {
+				return errors.New("there is no table")
+			}
+			return differ(have, wanted)
+		}); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+}
+
+// differ says in what the kernel's table is not the wanted one: its sets, how
+// many elements they have, its chains and how many rules they have.
+func differ(have, wanted *nft.Table) error {
+	sizes := func(t *nft.Table) map[string]int {
+		m := map[string]int{}
+		for _, s := range t.Sets {
+			if !s.Dynamic {
+				m["set "+s.Name] = len(s.Elements)
+			}
+		}
+		for _, c := range t.Chains {
+			m["chain "+c.Name] = len(c.Rules)
+		}
+		return m
+	}
+	a, b := sizes(have), sizes(wanted)
+	for name, n := range b {
+		if got, ok := a[name]; !ok || got != n {
+			return fmt.Errorf("%s has %d of %d (there: %t)", name, got, n, ok)
+		}
+	}
+	for name := range a {
+		if _, ok := b[name]; !ok && !strings.HasPrefix(name, "chain made_by") {
+			return fmt.Errorf("%s is left over", name)
+		}
+	}
+	return nil
 }
