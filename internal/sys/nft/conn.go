@@ -25,7 +25,9 @@ func (c *Conn) Close() error { return c.own.close() }
 
 // Replace loads t in place of the table of its name, if there is one, in one
 // transaction: packets see the old table or the new one, and connections that
-// are translated stay so.
+// are translated stay so. The error names what the kernel refused, and nothing
+// is changed then; it matches [ErrOwned] when the table that is there belongs to
+// another process.
 func (c *Conn) Replace(t *Table) error { return c.own.replace(t) }
 
 // A Change is what makes one version of a table into another.
@@ -53,7 +55,9 @@ type Elements struct {
 
 // Diff is the change that makes old into t, which have the same family and
 // name. ok is false where that takes a Replace: another hook, another type of a
-// set.
+// set. What was counted and what is left of a timeout are no difference. The
+// elements of a set that is Dynamic are added to and never dropped: rules made
+// them.
 func Diff(old, t *Table) (ch Change, ok bool) { return diff(old, t) }
 
 // Empty reports whether the change does nothing.
@@ -61,7 +65,9 @@ func (c *Change) Empty() bool {
 	return len(c.AddSets)+len(c.AddChains)+len(c.Refill)+len(c.AddHelpers)+len(c.Drop)+len(c.Add)+len(c.DropChains)+len(c.DropSets) == 0
 }
 
-// Change changes a table in one transaction.
+// Change changes a table in one transaction; see Replace for errors. What is to
+// be added must not be there already with other data, and what is dropped need
+// not be there any more: its time may have ended.
 func (c *Conn) Change(ch Change) error { return c.own.change(ch) }
 
 // Delete removes a table; one that is not there is no error.

@@ -160,7 +160,7 @@ type Element struct {
 	Data    []Value // a map's
 	Verdict Verdict // of a map of verdicts
 	Timeout time.Duration
-	Expires time.Duration // only read: what is left of the timeout
+	Expires time.Duration // what is left of the timeout; 0 when it is loaded: all of it
 	Comment string
 	Count   Count // of a set that is Counted
 
