@@ -48,3 +48,10 @@ func TestTextIsLoadedByNftAndLoadedAgain(t *testing.T) {
 		t.Errorf("only %d lines were loaded", n)
 	}
 }
+
+func TestTheTextOfAnOwnedTableIsTaken(t *testing.T) {
+	lab.NeedRoot(t)
+	table := small("t", 1)
+	table.Owned = true
+	nftRun(t, lab.NewNet(t).Host("one"), table.Text(), "-c", "-f", "-")
+}
