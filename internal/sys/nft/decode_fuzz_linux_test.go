@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -95,4 +96,126 @@ func FuzzDecode(f *testing.F) {
 		w.took(reply{attrs: set, port: 1})
 		messages(rule, func(*unix.NlMsghdr, []byte) bool { return false })
 	})
+}
+
+// FuzzUnderstand has any expressions on any registers: each rule has a meaning,
+// if only that it is not known.
+func FuzzUnderstand(f *testing.F) {
+	f.Add(byte(1), []byte{0, 4, 0, 1, 1, 0, 7, 3, 9})
+	f.Add(byte(2), []byte("\x02\x01\x0c\x04\x00\x08\x00\x04\x09\x01\x0a\x02\x0b\x03\x0c\x04\x0d"))
+	f.Fuzz(func(_ *testing.T, family byte, b []byte) { understandAny(family, b) })
+}
+
+func TestAnyExpressionsHaveAMeaning(t *testing.T) {
+	random := rand.New(rand.NewPCG(4, 2))
+	for range 30000 {
+		b := make([]byte, random.IntN(400))
+		for i := range b {
+			b[i] = byte(random.Uint32())
+		}
+		understandAny([]byte{1, 2, 3, 5, 7, 10}[random.IntN(6)], b)
+	}
+}
+
+// understandAny makes a rule of the bytes and reads it.
+func understandAny(family byte, b []byte) {
+	take := func() byte {
+		if len(b) == 0 {
+			return 0
+		}
+		c := b[0]
+		b = b[1:]
+		return c
+	}
+	data := func() []byte {
+		n := min([...]int{0, 1, 1, 2, 2, 3, 4, 4, 4, 8, 12, 16, 16, 32, 48, 164}[take()%16], len(b))
+		d := b[:n:n]
+		b = b[n:]
+		return d
+	}
+	reg := func() Reg {
+		return [...]Reg{0, 0, 0, 0, 0, 0, 0, 1, 1, 4, 4, 8, 15, 16, NoReg, NoReg}[take()%16]
+	}
+	num := func() uint32 { return uint32(take()) }
+	table := &Table{
+		Family: Family(family),
+		Sets: []Set{
+			{Name: "0", Key: []Type{IPv4Addr, InetService}, Data: []Type{IPv6Addr, InetService}},
+			{Name: "1", Key: []Type{OtherType}, Verdicts: true},
+		},
+		Anonymous: []Set{
+			{Name: "2", Key: []Type{OtherType}, Data: []Type{IPv4Addr, InetService}, Elements: []Element{
+				{Key: []Range{One(Value(data()))}, Data: []Value{Value(data())}}, {Data: []Value{Value(data())}},
+			}},
+			{Name: "3", Key: []Type{MarkType, IfName}, Verdicts: true, Interval: true, Elements: []Element{{Key: []Range{{Value(data()), Value(data())}}, Verdict: Accept}}},
+			{Name: "4", Key: []Type{IPv4Addr}, Elements: []Element{{Key: []Range{One(Value(data()))}}}},
+		},
+	}
+	set := func() string { return string('0' + rune(take()%6)) }
+	var raw []RawExpr
+	for len(b) > 0 {
+		var e RawExpr
+		switch take() % 26 {
+		case 0:
+			e = RawMeta{num() % 36, reg()}
+		case 1:
+			e = RawPayload{num() % 4, [...]int{0, 2, 6, 8, 9, 12, 13, 16, 24, 200}[take()%10], [...]int{1, 2, 3, 4, 4, 7, 8, 16, 17, 32}[take()%10], reg()}
+		case 2:
+			e = RawCt{num() % 25, int(take()%3) - 1, reg()}
+		case 3:
+			e = RawFib{num() % 64, num() % 5, reg()}
+		case 4:
+			e = RawImmediate{reg(), data()}
+		case 5:
+			mask := data()
+			e = RawBitwise{reg(), reg(), len(mask), mask, make([]byte, len(mask)), int(take()%8) / 6}
+		case 6:
+			e = RawByteorder{reg(), reg(), int(take()), int(take()), true}
+		case 7:
+			e = RawCmp{reg(), CmpOp(take() % 12 % 6), pick(take()&1 != 0, data(), make([]byte, 4))}
+		case 8:
+			e = RawRange{reg(), take()&1 != 0, data(), data()}
+		case 9:
+			e = RawLookup{Set: set(), Reg: reg(), Dst: reg(), Not: take()&1 != 0}
+		case 10:
+			e = RawLookup{Set: set(), Reg: reg(), Dst: reg(), Map: true}
+		case 11:
+			e = RawLookup{Set: set(), Reg: reg(), VMap: true}
+		case 12:
+			e = RawDynset{Update: Update{Op: "add", Set: set()}, Key: reg(), DataReg: reg(), HasData: take()&1 != 0, Exprs: []RawExpr{RawLimit{}, RawCounter{}}}
+		case 13:
+			e = RawNAT{take()&1 != 0, Family(take()), reg(), reg(), reg(), reg(), num()}
+		case 14:
+			e = RawMasquerade{reg(), reg(), num()}
+		case 15:
+			e = RawRedirect{reg(), reg(), num()}
+		case 16:
+			e = RawXT{take()&1 != 0, []string{"conntrack", "state", "addrtype", "tcp", "udp", "multiport", "MARK", "MASQUERADE", "REDIRECT", "DNAT", "SNAT", "REJECT", "LOG", "comment"}[take()%14], num() % 4, append(data(), data()...)}
+		case 17:
+			e = RawHash{Src: reg(), Dst: reg(), Len: int(take() % 20), Mod: num(), Seed: num() & 1, Sym: take()&1 != 0}
+		case 18:
+			e = RawNumgen{reg(), num(), num() & 1, take()&1 != 0}
+		case 19:
+			e = RawMetaSet{num() % 20, reg()}
+		case 20:
+			e = RawCtSet{num(), 0, reg()}
+		case 21:
+			e = RawPayloadSet{num() % 5, int(take()), int(take()), reg()}
+		case 22:
+			e = RawObject{Type: num() % 12, Name: set(), Map: "", Reg: reg()}
+		case 23:
+			e = RawExthdr{Op: num(), Reg: reg()}
+		case 24:
+			e = RawReject{num(), take()}
+		case 25:
+			e = RawVerdict{Verdict{Do: "jump", Chain: set()}}
+		}
+		raw = append(raw, e)
+	}
+	table.Chains = []Chain{{Name: "c", Rules: []Rule{{Raw: raw}}}}
+	table.understand()
+	r := &table.Chains[0].Rules[0]
+	_ = r.Words()
+	_ = r.Text()
+	_ = r.meaning()
 }
