@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"fairlead/internal/lab"
+	"fairlead/internal/sys/nft"
 )
 
 // hold connects and keeps the connection until the test is over, or until it is
@@ -126,6 +127,42 @@ func TestLimitsOnRatesRefuse(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Addresses whose connections have ended are forgotten: else the set that counts
+// them would be full one day, and refuse everybody.
+func TestSourcesAreForgotten(t *testing.T) {
+	g := newTown(t, "nat wan:80 to 192.168.1.10 max-conns-per-source 2 rate-per-source 100/s")
+	lab.Serve(t, lab.At{Host: g.Inside, Address: "192.168.1.10:80"}, lab.Echo)
+	c, _ := g.hold(g.Outside, "", "203.0.113.1:80")
+	sizes := func() (conns, rate int) {
+		if err := g.Gateway.Gateway.Do(func() error {
+			conn, err := nft.Open()
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			for set, n := range map[string]*int{"f_f0/conns4": &conns, "f_f0/rate4": &rate} {
+				s, err := conn.ReadSet(nft.Inet, "fairlead", set)
+				if err != nil {
+					return err
+				}
+				*n = len(s.Elements)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return conns, rate
+	}
+	if conns, rate := sizes(); conns != 1 || rate != 1 {
+		t.Errorf("with one client, the sets have %d and %d", conns, rate)
+	}
+	c.Close()
+	until(t, "both sets are empty again", func() bool {
+		conns, rate := sizes()
+		return conns+rate == 0
+	})
 }
 
 // New connections are told of in the kernel's log, where that may be read: the

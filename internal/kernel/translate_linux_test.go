@@ -426,3 +426,22 @@ func differ(have, wanted *nft.Table) error {
 	}
 	return nil
 }
+
+// A forward that is to end does so by itself, also when nobody of ours lives.
+func TestAForwardEndsInTheKernel(t *testing.T) {
+	g := newTown(t, "nat wan:80/tcp+udp to 192.168.1.10 for 2s", "nat wan:81-82/tcp+udp to self:8081-8082 for 2s")
+	newDesk(t, g.Inside, "192.168.1.10:80")
+	newDesk(t, g.Gateway.Gateway, "[::]:8081")
+	g.said(g.Outside, "tcp", "203.0.113.1:80", lab.Outside4, "inside")
+	g.said(g.Outside, "tcp", "203.0.113.1:81", lab.Outside4, "gateway")
+	until(t, "both have ended", func() bool {
+		for _, at := range []string{"203.0.113.1:80", "203.0.113.1:81"} {
+			c, refused := g.hold(g.Outside, "", at)
+			if !refused {
+				c.Close()
+				return false
+			}
+		}
+		return true
+	})
+}
