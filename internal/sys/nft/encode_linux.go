@@ -10,19 +10,7 @@ import (
 
 // Numbers of linux/netfilter/nf_tables.h that package unix does not have.
 const (
-	tableOwner = 2 // NFT_TABLE_F_OWNER
-
 	setConcat = 0x80 // NFT_SET_CONCAT
-
-	attrSetExpr       = 17 // NFTA_SET_EXPR
-	attrSetDescConcat = 2  // NFTA_SET_DESC_CONCAT
-	attrFieldLen      = 1  // NFTA_SET_FIELD_LEN
-	attrElemKeyEnd    = 10 // NFTA_SET_ELEM_KEY_END
-	attrConnCount     = 1  // NFTA_CONNLIMIT_COUNT
-	attrConnFlags     = 2  // NFTA_CONNLIMIT_FLAGS
-	attrDynsetExprs   = 10 // NFTA_DYNSET_EXPRESSIONS
-
-	objectHelper = 3 // NFT_OBJECT_CT_HELPER
 
 	// NFT_MSG_DESTROYSETELEM, Linux 6.3: a deletion that does not mind when
 	// there is no such element.
@@ -176,13 +164,13 @@ func (b *batch) data(kind uint16, v []byte) {
 	b.close(at)
 }
 
-// tables adds what makes an empty table, whatever there was before.
+// freshTable makes an empty table, whatever there was before.
 func (b *batch) freshTable(owned bool) {
 	b.emptyTable()
 	b.message(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "add the table")
 	b.text(unix.NFTA_TABLE_NAME, b.table)
 	if owned {
-		b.u32(unix.NFTA_TABLE_FLAGS, tableOwner)
+		b.u32(unix.NFTA_TABLE_FLAGS, nftTableFOwner)
 	}
 	b.send()
 }
@@ -202,7 +190,7 @@ func (b *batch) helper(h *Helper) {
 	b.message(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "add helper "+h.Name)
 	b.text(unix.NFTA_OBJ_TABLE, b.table)
 	b.text(unix.NFTA_OBJ_NAME, h.Name)
-	b.u32(unix.NFTA_OBJ_TYPE, objectHelper)
+	b.u32(unix.NFTA_OBJ_TYPE, nftObjectCtHelper)
 	at := b.open(unix.NFTA_OBJ_DATA)
 	b.text(unix.NFTA_CT_HELPER_NAME, h.Type)
 	b.u8(unix.NFTA_CT_HELPER_L4PROTO, h.Proto)
@@ -214,7 +202,7 @@ func (b *batch) dropHelper(name string) {
 	b.message(unix.NFT_MSG_DELOBJ, 0, "remove helper "+name)
 	b.text(unix.NFTA_OBJ_TABLE, b.table)
 	b.text(unix.NFTA_OBJ_NAME, name)
-	b.u32(unix.NFTA_OBJ_TYPE, objectHelper)
+	b.u32(unix.NFTA_OBJ_TYPE, nftObjectCtHelper)
 	b.send()
 }
 

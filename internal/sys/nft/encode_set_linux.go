@@ -101,10 +101,10 @@ func (b *batch) addSet(f *setForm) uint32 {
 			b.u32(unix.NFTA_SET_DESC_SIZE, uint32(f.size))
 		}
 		if f.flags&setConcat != 0 {
-			fields := b.open(attrSetDescConcat)
+			fields := b.open(nftaSetDescConcat)
 			for _, k := range f.key {
 				field := b.open(unix.NFTA_LIST_ELEM)
-				b.u32(attrFieldLen, uint32(k.size()))
+				b.u32(nftaSetFieldLen, uint32(k.size()))
 				b.close(field)
 			}
 			b.close(fields)
@@ -120,7 +120,7 @@ func (b *batch) addSet(f *setForm) uint32 {
 	}
 	b.bytes(unix.NFTA_SET_USERDATA, user)
 	if f.counted {
-		b.expr(attrSetExpr, "counter", func() {})
+		b.expr(nftaSetExpr, "counter", func() {})
 	}
 	b.send()
 	return b.sets
@@ -207,7 +207,7 @@ func (b *batch) element(f *setForm, e *Element, drop bool) {
 	at := b.open(unix.NFTA_LIST_ELEM)
 	b.data(unix.NFTA_SET_ELEM_KEY, f.keyBytes(e, false))
 	if f.ranges() {
-		b.data(attrElemKeyEnd, f.keyBytes(e, true))
+		b.data(nftaSetElemKeyEnd, f.keyBytes(e, true))
 	}
 	if !drop {
 		b.elementRest(f, e, nil)
