@@ -84,6 +84,9 @@ const (
 	CodeNoNFTables    Code = "FL-606"
 	CodeLoopbackNAT   Code = "FL-607"
 	CodeAddressGone   Code = "FL-609"
+	CodeNoFirewall    Code = "FL-610"
+	CodeNotAllowedIn  Code = "FL-611"
+	CodeNoReload      Code = "FL-612"
 	CodeRepaired      Code = "FL-620"
 	CodeUnwatched     Code = "FL-621"
 	CodeKernelRefused Code = "FL-622"
@@ -342,6 +345,12 @@ A port of this host is led to another with "self": "nat wan:80 to self:8080" rew
 The sysctl route_localnet would switch the rule off for a whole interface, for everybody on that network and every program that trusts in loopback. fairlead does not touch it.`},
 	{CodeAddressGone, "the address is not this machine's any more",
 		`The sentence names an address that no interface of this host has, on a network that one of them is in: clients there ask for it, and nobody answers. Usually the provider or a DHCP server gave out another one. Name the interface, "wan:443": the forward then follows its addresses. Or have the host take the address with "claim".`},
+	{CodeNoFirewall, "the firewall of allow-in is not there",
+		`"allow-in" asks another program's firewall, Docker, ufw or firewalld, to let the forward through. That program is not installed, does not run, or is switched off, so that there is nothing to ask. Where it is not there, it drops nothing, either: the forward works unless another message says otherwise. It is asked again when rules change on this machine. If the program is not used here, take "allow-in" out.`},
+	{CodeNotAllowedIn, "the firewall of allow-in did not do what it was asked",
+		`The program that was asked to let the forward through answered with an error, did not answer in time, or takes no more rules; the message has its words. The commands are those that its manual gives: iptables for Docker's chain DOCKER-USER, ufw, and firewall-cmd. Other forwards are not disturbed, and it is asked again at the next change.`},
+	{CodeNoReload, "firewalld would have to be reloaded, and has unsaved changes",
+		`firewalld takes rules of another program in a policy of its own, and a policy begins with a reload. A reload throws away what was changed at run time and not saved, perhaps by another program; fairlead does not do that to it. Save the changes or reload firewalld yourself, and the forward is let through by itself. This is needed once: later forwards come and go without a reload.`},
 	{CodeRepaired, "the table was changed by somebody else, and put right",
 		`Another program removed the table of fairlead or changed it: usually "nft flush ruleset", which the start or the reload of a firewall does (systemctl reload nftables). It was loaded again at once. Connections that were established go on, because the kernel remembers them beyond the table; packets that came in between may have been lost.
 

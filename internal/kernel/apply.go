@@ -79,6 +79,7 @@ func (k *Kernel) make(ctx context.Context, known map[string]answer) {
 // compile is the plan, marked as ours.
 func (k *Kernel) compile(want []*fairlead.Forward, w *world) *plan {
 	p := compile(want, w)
+	p.world = w
 	p.table.Chains = append(p.table.Chains, nft.Chain{Name: marker})
 	return p
 }

@@ -46,6 +46,7 @@ type entry struct {
 type plan struct {
 	table *nft.Table
 	parts []part // one for each forward, in their order
+	world *world // in which it was made
 
 	accounts map[account]int // index into parts
 }

@@ -11,6 +11,9 @@ import (
 // fits tells whether the kernel can carry f under a policy that rules can
 // keep: kinds nat, open and share, and a plain forward that asks for it.
 func fits(f *fairlead.Forward) *fairlead.Problem {
+	if p := fitsAllow(f); p != nil {
+		return p
+	}
 	switch f.Kind {
 	case fairlead.KindShare:
 		return fitsShare(f)

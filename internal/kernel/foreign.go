@@ -62,6 +62,7 @@ type culprit struct {
 	base   string // the chain that the packet entered
 	chain  string // the chain of the rule, or base for its policy
 	rule   uint64 // its handle; 0: the policy
+	xt     bool   // iptables-nft keeps the table
 	sure   bool   // false: it depends on something that is not known
 	why    string // what is not known
 	by     string // "docker", "ufw", "firewalld", …: who seems to have made it; "" unknown

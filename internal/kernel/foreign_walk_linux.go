@@ -99,7 +99,7 @@ func (w *walk) base(b base) ending {
 
 func (w *walk) blame(b base, chain string, rule uint64) *culprit {
 	by := b.table.program(b.chain.Hook.Hook)
-	return &culprit{family: b.table.Family, table: b.table.Name, owned: b.table.Owned, base: b.chain.Name, chain: chain, rule: rule, why: w.reason, by: by}
+	return &culprit{family: b.table.Family, table: b.table.Name, owned: b.table.Owned, base: b.chain.Name, chain: chain, rule: rule, why: w.reason, by: by, xt: b.table.iptables()}
 }
 
 // chain takes the packet through the rules of a chain.

@@ -108,6 +108,8 @@ type Kernel struct {
 	ledger   ledger
 	killing  killing
 
+	unchanged atomic.Bool // nobody has changed others' tables since they were read
+
 	mu       sync.Mutex // guards the rest
 	conn     *nft.Conn
 	watching bool
@@ -117,7 +119,9 @@ type Kernel struct {
 	seen     time.Time           // when that was so
 	led      map[netip.Addr]bool // every target that this process led to
 	left     bool
-	adopted  bool // the first table that was wanted is the one that was there
+	beyond   outside           // the rules of others
+	allowed  map[string]string // what each firewall was asked to let through, in words
+	adopted  bool              // the first table that was wanted is the one that was there
 }
 
 // New makes a carrier that carries nothing yet and has touched nothing.

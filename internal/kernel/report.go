@@ -13,6 +13,10 @@ type carried struct {
 	meter *fairlead.Meter
 	ways  []way             // how its targets are reached
 	lacks *fairlead.Problem // what of this host is in the way, a warning
+
+	beyond    *fairlead.Problem // which rules of others drop its packets
+	allBeyond bool              // all of them
+	denied    *fairlead.Problem // why allow-in was not kept, a warning
 }
 
 // key tells forwards apart.
@@ -52,6 +56,10 @@ func (k *Kernel) keep(p *plan) {
 		}
 	}
 	k.lookAround(list)
+	if p.world != nil {
+		k.allow(list, p.world)
+		k.lookBeyond(list, p.world)
+	}
 	k.carried.Store(&list)
 	k.counted.Store(p)
 }
@@ -120,6 +128,18 @@ func (c *carried) status() fairlead.Status {
 		s.State, s.Problem = fairlead.Broken, first
 	case unreached > 0:
 		s.State, s.Problem = fairlead.Partial, first
+	}
+	switch b := c.beyond; {
+	case s.Problem != nil && !s.Problem.Warning:
+	case b != nil && !b.Warning:
+		s.Problem, s.State = b, fairlead.Partial
+		if c.allBeyond {
+			s.State = fairlead.Broken
+		}
+	case c.denied != nil:
+		s.Problem = c.denied
+	case s.Problem == nil:
+		s.Problem = b
 	}
 	return s
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,11 +12,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"fairlead/internal/sys/firewalls"
 )
 
 // An Undo is one thing that was changed on this machine outside our table, and
-// how to put it back as it was found. Exactly one of Sysctl, Address and
-// Command is set.
+// how to put it back as it was found. Exactly one of Sysctl, Address, Command
+// and Firewall is set.
 type Undo struct {
 	For string `json:"for,omitempty"` // name of the forward that needed it
 
@@ -33,6 +36,11 @@ type Undo struct {
 	// of somebody else's firewall. One that finds nothing to take back is to
 	// succeed, or to be Done.
 	Command []string `json:"command,omitempty"`
+
+	// Firewall, "docker", was asked to let something through that bears Mark; all
+	// of it is taken back.
+	Firewall string `json:"firewall,omitempty"`
+	Mark     string `json:"mark,omitempty"`
 }
 
 // String says what putting it back does.
@@ -42,6 +50,8 @@ func (u Undo) String() string {
 		return "sysctl -w " + u.Sysctl + "=" + u.Old
 	case u.Address != "":
 		return "ip address del " + u.Address + " dev " + u.Interface
+	case u.Firewall != "":
+		return "take back what " + u.Firewall + " was asked to let through for " + u.Mark
 	}
 	return strings.Join(u.Command, " ")
 }
@@ -53,6 +63,8 @@ func (u Undo) subject() string {
 		return "sysctl " + u.Sysctl
 	case u.Address != "":
 		return "address " + u.Interface + " " + u.Address
+	case u.Firewall != "":
+		return "firewall " + u.Firewall + " " + u.Mark
 	}
 	return "command " + strings.Join(u.Command, "\x00")
 }
@@ -202,6 +214,8 @@ func (r Undo) do() error {
 		return os.WriteFile(path, []byte(r.Old), 0)
 	case r.Address != "":
 		return dropAddress(r.Interface, r.Address)
+	case r.Firewall != "":
+		return firewalls.Clear(context.Background(), r.Firewall, r.Mark)
 	case len(r.Command) > 0:
 		out, err := exec.Command(r.Command[0], r.Command[1:]...).CombinedOutput()
 		if err != nil {

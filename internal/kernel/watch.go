@@ -65,6 +65,7 @@ func (k *Kernel) told(n nft.Notice) {
 	to := k.changed
 	switch {
 	case n.Lost:
+		k.unchanged.Store(false)
 	case n.Family == nft.Inet && n.Table == k.cfg.Table:
 		if n.By != 0 && n.By == k.own.Load() {
 			return
@@ -75,6 +76,7 @@ func (k *Kernel) told(n nft.Notice) {
 	case strings.HasPrefix(n.Table, tablePrefix):
 		return // another instance's, or a trace
 	default:
+		k.unchanged.Store(false)
 		to = k.around
 	}
 	select {

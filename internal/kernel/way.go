@@ -15,7 +15,8 @@ import (
 // neighbours' say. Nothing is sent to find out.
 type way struct {
 	target  netip.AddrPort
-	local   bool // the target is this host
+	local   bool   // the target is this host
+	oif     string // the interface by which packets leave for it; "" where nobody can tell
 	problem *fairlead.Problem
 }
 
@@ -76,7 +77,7 @@ func wayTo(a netip.Addr) way {
 		return way{problem: fairlead.Problemf(fairlead.CodeTargetUnreachable, "%s does not answer on %s: it is off, or not in that network", who, r.Interface).
 			Fix("see whether it answers", "ping "+next.String())}
 	}
-	return way{}
+	return way{oif: r.Interface}
 }
 
 // forwardingOff warns where this host forwards no packets of the family. It is
