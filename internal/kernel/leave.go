@@ -16,16 +16,16 @@ import (
 // is until it is cleaned away: a guard that ends by itself would let in what it
 // kept out.
 //
-// Apply carries nothing any more afterwards, and repairs cease. A table that is
-// Owned, or was never loaded, is left alone.
+// Apply carries nothing any more afterwards, and repairs cease. With a table that
+// is Owned, or was never loaded, it does nothing.
 func (k *Kernel) Leave() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.left {
+	if k.left || k.cfg.Owned {
 		return nil
 	}
 	k.left = true
-	if k.cfg.Owned || k.plan == nil || k.conn == nil {
+	if k.plan == nil || k.conn == nil {
 		return nil
 	}
 	life := k.cfg.Life
