@@ -329,7 +329,9 @@ func (c *compiler) lead(r *route) {
 				if d.group == byIface && slices.ContainsFunc(r.doors, func(s door) bool { return s.side }) {
 					continue // its addresses are listed
 				}
-				pt.bound = append(pt.bound, d.String()+":"+ports.String()+"/"+protoName(proto))
+				if !d.addr.IsValid() || r.takes(familyOf(d.addr)) { // else nothing leads on from there
+					pt.bound = append(pt.bound, d.String()+":"+ports.String()+"/"+protoName(proto))
+				}
 				if d.group != byIface {
 					pt.entries = append(pt.entries, entry{proto, d.addr, ports})
 				}
