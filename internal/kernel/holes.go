@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"net/netip"
+	"strings"
 
 	"fairlead"
 	"fairlead/internal/sys/nft"
@@ -59,7 +60,7 @@ func (c *compiler) countHole(seen map[counted]*portSet, i int, proto uint8, to n
 				key = []nft.Range{nft.One(nft.Addr(to)), portRange(r)}
 			}
 			s := c.set(holeSet(proto, fam, like.Interval, what), like)
-			c.accounts[accountOf(s.Name, key)] = i
+			c.accounts[accountOf(strings.TrimSuffix(s.Name, ends[what]), key)] = i
 			s.Elements = append(s.Elements, nft.Element{Key: key, Comment: c.want[i].Name})
 		}
 	}
