@@ -118,12 +118,22 @@ func (c *compiler) route(i int, f *fairlead.Forward) (*route, *fairlead.Problem)
 			return nil, fairlead.Problemf(fairlead.CodeTimeOver, "its time is over")
 		}
 	}
+	var unknown *fairlead.Problem
+	known := 0
 	for t := range f.To {
 		d, p := c.dest(f, &f.To[t])
-		if p != nil {
+		switch {
+		case p == nil:
+			known++
+		case p.Code == fairlead.CodeNameUnknown:
+			unknown = p
+		default:
 			return nil, p
 		}
 		r.dests = append(r.dests, d)
+	}
+	if known == 0 {
+		return nil, unknown
 	}
 	var p *fairlead.Problem
 	if r.doors, p = c.doors(&f.At); p != nil {
@@ -141,6 +151,10 @@ func (c *compiler) route(i int, f *fairlead.Forward) (*route, *fairlead.Problem)
 	}
 	if p := c.fitsFamilies(r); p != nil {
 		return nil, p
+	}
+	if unknown != nil {
+		// Its clients go to the others that they share, or are refused.
+		c.warn(i, unknown)
 	}
 	r.special = r.isSpecial()
 	if r.special {
