@@ -152,8 +152,10 @@ The forward is tried again by itself when addresses change.`},
 2. Give the right to the program file: sudo setcap cap_net_bind_service=+ep FILE. It has to be repeated after each upgrade, and then anybody who runs the file has it.
 
 3. Listen at a high port, and let the router or the kernel lead the low one there.`},
-	{CodePrivilege, "a socket option needs a privilege",
-		`A word of the forward needs a right that this process does not have: "mark" and "source keep" are CAP_NET_ADMIN's (or CAP_NET_RAW's), "congestion NAME" is CAP_NET_ADMIN's where the system does not allow the algorithm to everybody. The forward is not carried without what its sentence says.
+	{CodePrivilege, "a forward needs a privilege",
+		`Kinds nat, open and share, and whatever is "by kernel", change nftables, which is CAP_NET_ADMIN's. The unit in packaging/systemd has it; in a container it takes "--cap-add NET_ADMIN" and, where the container's host is the gateway, "--network host". Without it a process can carry the forward: kind "forward", or "by auto", which looks for itself.
+
+For a forward by a process: a word of it needs a right that this process does not have: "mark" and "source keep" are CAP_NET_ADMIN's (or CAP_NET_RAW's), "congestion NAME" is CAP_NET_ADMIN's where the system does not allow the algorithm to everybody. The forward is not carried without what its sentence says.
 
 1. Give the service the right: "systemctl edit fairlead", with AmbientCapabilities= and CapabilityBoundingSet= that have CAP_NET_RAW beside CAP_NET_BIND_SERVICE. That is enough for source keep, and from Linux 5.17 on for mark. CAP_NET_ADMIN would do as well, and may change the whole network configuration.
 

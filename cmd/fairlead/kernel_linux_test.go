@@ -330,7 +330,7 @@ func TestWithoutTheRightThereIsOneClearError(t *testing.T) {
 	nobody := s.here()
 	nobody.before = []string{"nobody"}
 	p := nobody.start(t, "nat", "wan:8080", "to", lab.Inside4+":80")
-	p.ends(exitFailed)
+	p.ends(exitPermission)
 	if n := p.stderr.count(`error\[FL-111\]: changing nftables needs CAP_NET_ADMIN`); n != 1 || p.stderr.count(`error\[`) != 1 {
 		t.Errorf("it says\n%s", p.stderr)
 	}
@@ -340,7 +340,7 @@ func TestWithoutTheRightThereIsOneClearError(t *testing.T) {
 		t.Errorf("plan needs a right:\n%s\n%s", p.stdout, p.stderr)
 	}
 	p = nobody.start(t, "clean")
-	p.ends(exitFailed)
+	p.ends(exitPermission)
 	if p.stderr.count(`FL-111`) == 0 {
 		t.Errorf("clean says\n%s", p.stderr)
 	}

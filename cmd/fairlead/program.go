@@ -147,7 +147,7 @@ func codeOf(p *fairlead.Problem) int {
 		return exitInUse
 	case fairlead.CodeHalfBound:
 		return exitPartly
-	case fairlead.CodeLowPort, fairlead.CodeNotAllowed, fairlead.CodeUnwritable:
+	case fairlead.CodeLowPort, fairlead.CodePrivilege, fairlead.CodeNotAllowed, fairlead.CodeUnwritable:
 		return exitPermission
 	case fairlead.CodeNoService:
 		if errors.Is(p, context.DeadlineExceeded) {
