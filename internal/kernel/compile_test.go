@@ -136,7 +136,7 @@ func TestWhatCannotBeCarriedSaysWhy(t *testing.T) {
 	}{
 		{"nat wan:80 to both.test", ""},
 		{"nat wan:80 to six.test", "FL-211 warning"},
-		{"nat wan:80 to 192.168.1.10", "FL-211 warning"},
+		{"nat wan:80 to 192.168.1.10", ""},
 		{"nat 203.0.113.1:80 to six.test", "FL-211"},
 		{"nat 203.0.113.1:80 to 192.168.1.10", ""},
 		{"nat wan:80 to nobody.test", "FL-210"},

@@ -248,7 +248,7 @@ func (c *compiler) fitsFamilies(r *route) *fairlead.Problem {
 			missed = append(missed, "IPv"+fam.digit)
 		}
 	}
-	if len(missed) == 0 {
+	if len(missed) == 0 || len(served) > 0 && literal(r) {
 		return nil
 	}
 	p := fairlead.Problemf(fairlead.CodeNameFamily, "%s has no %s address, so that %s clients are not served", r.f.To[0].Dest(), missed[0], missed[0])
@@ -260,6 +260,15 @@ func (c *compiler) fitsFamilies(r *route) *fairlead.Problem {
 		return nil
 	}
 	return p
+}
+
+// literal reports whether all targets are named by their addresses: then whoever
+// wrote them said which family is served.
+func literal(r *route) bool {
+	return !slices.ContainsFunc(r.dests, func(d dest) bool {
+		_, err := netip.ParseAddr(d.t.Host)
+		return err != nil
+	})
 }
 
 // offered reports whether clients of the family can come in.
