@@ -25,6 +25,8 @@ type outside struct {
 	rules   *others // nil: not read yet
 	answers map[imagined]verdict
 	legacy  map[bool]map[string]firewalls.Legacy // by v6 and chain
+
+	programs map[bool]string // iptables and ip6tables, once they were looked for
 }
 
 // lookBeyond notes for each forward which rules of others drop its packets. The
@@ -80,7 +82,7 @@ func (k *Kernel) rulesOfOthers() (*outside, error) {
 		k.unchanged.Store(false)
 		return nil, err
 	}
-	k.beyond = outside{rules: othersOf(tables, k.cfg.Table), answers: map[imagined]verdict{}, legacy: legacy}
+	k.beyond = outside{rules: othersOf(tables, k.cfg.Table), answers: map[imagined]verdict{}, legacy: legacy, programs: map[bool]string{}}
 	return &k.beyond, nil
 }
 
@@ -161,13 +163,13 @@ func (o *outside) problem(c *carried, w *world) (problem *fairlead.Problem, all 
 	if !all {
 		problem.Note("note", "not all of its packets are dropped")
 	}
-	fixDrop(problem, c, culprits, first)
+	o.fixDrop(problem, c, culprits, first)
 	return problem, all
 }
 
 // fixDrop adds the way out: by the program that keeps the rules where it is
 // known, else the rules.
-func fixDrop(problem *fairlead.Problem, c *carried, culprits []culprit, p imagined) {
+func (o *outside) fixDrop(problem *fairlead.Problem, c *carried, culprits []culprit, p imagined) {
 	f := c.part.f
 	by := culprits[0].by
 	if by == "fw4" {
@@ -190,7 +192,7 @@ func fixDrop(problem *fairlead.Problem, c *carried, culprits []culprit, p imagin
 		if by.owned {
 			continue
 		}
-		for _, command := range letThrough(by, f, c, p) {
+		for _, command := range o.letThrough(by, f, c, p) {
 			if !slices.Contains(commands, command) {
 				commands = append(commands, command)
 			}
@@ -202,7 +204,7 @@ func fixDrop(problem *fairlead.Problem, c *carried, culprits []culprit, p imagin
 // letThrough are the commands that let a forward's packets and their answers
 // through a base chain. One rule is enough for a connection: it is recognised
 // by how it began.
-func letThrough(by culprit, f *fairlead.Forward, c *carried, p imagined) (commands []string) {
+func (o *outside) letThrough(by culprit, f *fairlead.Forward, c *carried, p imagined) (commands []string) {
 	sudo := "sudo "
 	if !by.xt {
 		chain := familyWord(by.family) + " " + quoted(by.table) + " " + quoted(by.base)
@@ -235,7 +237,7 @@ func letThrough(by culprit, f *fairlead.Forward, c *carried, p imagined) (comman
 		}
 		return commands
 	}
-	program := iptablesProgram(by.family == nft.IPv6)
+	program := o.iptables(by.family == nft.IPv6)
 	insert := func(match string) {
 		table := ""
 		if by.table != "filter" {
@@ -280,17 +282,21 @@ func quoted(name string) string {
 	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }
 
-// iptablesProgram is the iptables that keeps its rules in nftables: the plain
-// name may be the other one.
-func iptablesProgram(v6 bool) string {
-	plain := "iptables"
+// iptables is the program that keeps its rules in nftables: the plain name may
+// be the older one.
+func (o *outside) iptables(v6 bool) string {
+	if name := o.programs[v6]; name != "" {
+		return name
+	}
+	name := "iptables"
 	if v6 {
-		plain = "ip6tables"
+		name = "ip6tables"
 	}
-	if _, err := exec.LookPath(plain + "-nft"); err == nil {
-		return plain + "-nft"
+	if _, err := exec.LookPath(name + "-nft"); err == nil {
+		name += "-nft"
 	}
-	return plain
+	o.programs[v6] = name
+	return name
 }
 
 func protosOf(f *fairlead.Forward) (list []uint8) {

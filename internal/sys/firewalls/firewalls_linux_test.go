@@ -192,14 +192,14 @@ func (w *town) serve() {
 // reaches reports whether outside has an answer.
 func (w *town) reaches(network, address string) bool {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 400*time.Millisecond)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 250*time.Millisecond)
 	defer cancel()
 	c, err := w.Outside.DialContext(ctx, network, address)
 	if err != nil {
 		return false
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(400 * time.Millisecond))
+	c.SetDeadline(time.Now().Add(250 * time.Millisecond))
 	if network == "udp" {
 		io.WriteString(c, "hello?")
 	}
@@ -337,7 +337,7 @@ func TestDockerLetsALANOut(t *testing.T) {
 	}
 	defer ln.Close()
 	asks := func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
 		defer cancel()
 		c, err := w.Inside.DialContext(ctx, "tcp", lab.Outside4+":7000")
 		if err == nil {
