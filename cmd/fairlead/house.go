@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +27,7 @@ type house struct {
 	here   *place.Here
 
 	settings atomic.Pointer[settings]
+	guess    guess
 	leaving  error // why the kernel could not be left to itself, once closed
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
@@ -74,8 +74,12 @@ func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed
 		Watch:     watch,
 	})
 	h.engine = engine.New(engine.Config{
-		Carriers: []fairlead.Carrier{h.kernel, h.relay},
-		Watch:    watch,
+		Carriers: []fairlead.Carrier{h.kernel, &heardRelay{Relay: h.relay, changed: func() {
+			if h.kernel.Guards() {
+				h.engine.Kick()
+			}
+		}}},
+		Watch: watch,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
@@ -121,7 +125,7 @@ func (h *house) place(name string) (fairlead.Place, error) {
 // sides are the interfaces of "wan" and of "lan" at the moment.
 func (h *house) sides() (wan, lan []string, err error) {
 	s := h.settings.Load()
-	wan, lan, err = netmon.Default()
+	wan, lan, err = h.guess.sides()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,24 +139,7 @@ func (h *house) sides() (wan, lan []string, err error) {
 }
 
 // listeners are the ports at which the relay listens.
-func (h *house) listeners() []kernel.Listener {
-	var list []kernel.Listener
-	for _, s := range h.relay.Report() {
-		for _, b := range s.Bound {
-			address, network, _ := strings.Cut(b, "/")
-			at, err := netip.ParseAddrPort(address)
-			if err != nil {
-				continue // a unix socket
-			}
-			l := kernel.Listener{Net: fairlead.TCP, At: at, Program: "fairlead"}
-			if network == "udp" {
-				l.Net = fairlead.UDP
-			}
-			list = append(list, l)
-		}
-	}
-	return list
-}
+func (h *house) listeners() []kernel.Listener { return listenersOf(h.relay.Report()) }
 
 // addresses are those of "wan", "lan" or an interface at the moment.
 func (h *house) addresses(where string) ([]netip.Addr, error) {

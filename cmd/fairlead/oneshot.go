@@ -128,6 +128,14 @@ func (p *program) announce(f *fairlead.Forward, st fairlead.Status) {
 		}{"fairlead/forward/1", control.ForwardOf(st)})
 		return
 	}
+	switch f.Kind {
+	case fairlead.KindShare:
+		p.talk.Say("sharing: %s. Ctrl-C ends it, and the guard with it", strings.Join(st.Bound, ", "))
+		return
+	case fairlead.KindOpen:
+		p.talk.Say("open: %s, for %s. Ctrl-C closes it", strings.Join(st.Bound, ", "), talk.ReachOf(f))
+		return
+	}
 	var to []string
 	for i := range f.To {
 		to = append(to, withPort(f, &f.To[i]))

@@ -58,6 +58,14 @@ func serves(port uint16) bool {
 	return port != 68 && port != 546 && (port < usual.First || port > usual.Last)
 }
 
+// Guards reports whether a share of the last Apply guards this host, so that it
+// matters what [Config.Listeners] says.
+func (k *Kernel) Guards() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return guards(k.want)
+}
+
 // guards reports whether one of want keeps others from reaching this host.
 func guards(want []*fairlead.Forward) bool {
 	return slices.ContainsFunc(want, func(f *fairlead.Forward) bool {
