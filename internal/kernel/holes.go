@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"net/netip"
-	"strings"
 
 	"fairlead"
 	"fairlead/internal/sys/nft"
@@ -20,9 +19,9 @@ const (
 	chainKnown = "guard/known"
 )
 
-// holeSet is the name of a set that counts for pinholes. fam is nil for those to
-// this host itself.
-func holeSet(proto uint8, fam *family, wide bool, what tally) string {
+// holeSets is what the names of sets that count the same for pinholes begin with.
+// fam is nil for those to this host itself.
+func holeSets(proto uint8, fam *family, wide bool) string {
 	name := "hole_"
 	if wide {
 		name = "holes_"
@@ -31,7 +30,7 @@ func holeSet(proto uint8, fam *family, wide bool, what tally) string {
 	if fam != nil {
 		name += fam.digit
 	}
-	return name + ends[what]
+	return name
 }
 
 // counted is which ports of an address have an account already.
@@ -50,17 +49,18 @@ func (c *compiler) countHole(seen map[counted]*portSet, i int, proto uint8, to n
 	}
 	for _, r := range have.without(ports) {
 		have.add(r)
+		like := nft.Set{Key: []nft.Type{nft.InetService}, Counted: true, Interval: r.First < r.Last}
+		key := []nft.Range{portRange(r)}
+		var fam *family
+		if to.IsValid() {
+			fam = familyOf(to)
+			like.Key = []nft.Type{fam.typ, nft.InetService}
+			key = []nft.Range{nft.One(nft.Addr(to)), portRange(r)}
+		}
+		name := holeSets(proto, fam, like.Interval)
+		c.accounts[accountOf(name, key)] = i
 		for _, what := range []tally{flows, in, out} {
-			like := nft.Set{Key: []nft.Type{nft.InetService}, Counted: true, Interval: r.First < r.Last}
-			key := []nft.Range{portRange(r)}
-			var fam *family
-			if to.IsValid() {
-				fam = familyOf(to)
-				like.Key = []nft.Type{fam.typ, nft.InetService}
-				key = []nft.Range{nft.One(nft.Addr(to)), portRange(r)}
-			}
-			s := c.set(holeSet(proto, fam, like.Interval, what), like)
-			c.accounts[accountOf(strings.TrimSuffix(s.Name, ends[what]), key)] = i
+			s := c.set(name+ends[what], like)
 			s.Elements = append(s.Elements, nft.Element{Key: key, Comment: c.want[i].Name})
 		}
 	}
@@ -91,7 +91,7 @@ func (c *compiler) holeRules() {
 		for _, proto := range []uint8{protoTCP, protoUDP} {
 			for _, fam := range []*family{ipv4, ipv6, nil} {
 				for _, wide := range []bool{false, true} {
-					name := holeSet(proto, fam, wide, what)
+					name := holeSets(proto, fam, wide) + ends[what]
 					if !c.has(name) {
 						continue
 					}
