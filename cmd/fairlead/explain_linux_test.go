@@ -152,6 +152,21 @@ var faults = []fault{
 		},
 	},
 	{
+		name: "Docker's own chains drop, and Docker has a place for others", v4only: true,
+		plant: func(f *faulty) {
+			f.sh(f.Gateway.Gateway, "iptables-nft -N DOCKER-USER && iptables-nft -A FORWARD -j DOCKER-USER && iptables-nft -P FORWARD DROP")
+		},
+		code: "FL-601", step: "other rules", says: "docker",
+	},
+	{
+		name: "tables that no trace shows drop",
+		plant: func(f *faulty) {
+			lab.NeedTool(f.t, "iptables-legacy")
+			f.sh(f.Gateway.Gateway, f.the("iptables", "ip6tables")+"-legacy -P FORWARD DROP")
+		},
+		code: "FL-601", step: "other rules", says: "iptables-legacy",
+	},
+	{
 		name: "forwarding is off",
 		plant: func(f *faulty) {
 			f.Gateway.Gateway.Sysctl(f.the("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"), "0")

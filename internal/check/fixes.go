@@ -226,7 +226,7 @@ func (w *walk) letThrough(s *sight, p *passage, who string, local bool) fairlead
 		return fairlead.Fix{Text: "open the port there", Command: fmt.Sprintf("ufw allow %d/%s", port, network)}
 	case local && who == "firewalld":
 		return fairlead.Fix{Text: "open the port there", Command: fmt.Sprintf("firewall-cmd --add-port=%d/%s", port, network)}
-	case !local && (who == "ufw" || who == "docker" || who == "firewalld"):
+	case !local && w.q.Forward.Policy.AllowIn != who && (who == "ufw" || who == "docker" || who == "firewalld"):
 		return fairlead.Fix{Text: "let fairlead ask " + who + " to let it through, and to forget that with the forward", Command: w.q.words("allow-in " + who)}
 	case xtables(s):
 		program := iptables(s.Family == nft.IPv6)

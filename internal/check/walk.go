@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"fairlead"
+	"fairlead/internal/sys/inject"
 	"fairlead/internal/sys/netmon"
 	"fairlead/internal/wire/packet"
 )
@@ -60,6 +61,13 @@ func (w *walk) explain(ctx context.Context) *Report {
 	a.src = netip.AddrPortFrom(w.from, somePort())
 	defer func() { forget(w.asked...) }()
 	seen, err := follow(ctx, a, w.c.patience())
+	if errors.Is(err, inject.ErrNoCarrier) {
+		last := &r.Steps[len(r.Steps)-1]
+		last.Mark, last.Evidence = Bad, w.link+" has no carrier"
+		return r.broken(fairlead.Problemf(fairlead.CodeNoInterface, "nothing comes in by %s: it has no carrier", w.link).
+			Note("why", "its cable is out, or its other end is down").
+			Fix("see its state", "ip link show dev "+w.link))
+	}
 	if err != nil {
 		if w.q.carriedByKernel() {
 			return w.blind(err)

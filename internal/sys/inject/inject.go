@@ -7,13 +7,20 @@
 // that ends: what it needs is bound to a descriptor.
 package inject
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // An Injector is a place where packets come in. Its methods may be called
 // concurrently. Close it when done.
 type Injector struct {
 	own injector
 }
+
+// ErrNoCarrier says that nothing can come in by the interface, from us neither:
+// its cable is out, or its other end is down.
+var ErrNoCarrier = errors.New("the interface has no carrier")
 
 // Open makes an Injector for the interface, in the network namespace of the
 // calling thread. It needs CAP_NET_ADMIN and /dev/net/tun; without them the

@@ -27,6 +27,9 @@ func open(ifname string) (_ injector, err error) {
 	if err != nil {
 		return injector{}, err
 	}
+	if onto.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
+		return injector{}, ErrNoCarrier
+	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return injector{}, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
