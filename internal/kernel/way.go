@@ -24,13 +24,18 @@ type way struct {
 // host stands in the way of that.
 func (k *Kernel) lookAround(list []*carried) {
 	k.inside(func() error {
+		around, err := netmon.LookAround()
+		if err != nil {
+			return err // what nobody can tell is told of no target
+		}
+		defer around.Close()
 		ways := map[netip.Addr]way{}
 		lacks := map[bool]*fairlead.Problem{}
 		for _, c := range list {
 			for _, t := range c.part.targets {
 				w, known := ways[t.Addr()]
 				if !known {
-					w = wayTo(t.Addr())
+					w = wayTo(around, t.Addr())
 					ways[t.Addr()] = w
 				}
 				w.target = t
@@ -54,8 +59,8 @@ func (k *Kernel) lookAround(list []*carried) {
 }
 
 // wayTo asks for the way to one target.
-func wayTo(a netip.Addr) way {
-	r, err := netmon.RouteOf(netip.Addr{}, a, "")
+func wayTo(around *netmon.Surroundings, a netip.Addr) way {
+	r, err := around.RouteTo(a)
 	switch {
 	case errors.Is(err, netmon.ErrNoRoute):
 		return way{problem: fairlead.Problemf(fairlead.CodeTargetUnreachable, "no route leads to the target %s", a).
@@ -69,7 +74,7 @@ func wayTo(a netip.Addr) way {
 	if r.Via.IsValid() {
 		next = r.Via
 	}
-	if is, err := netmon.NeighbourOf(r.Interface, next); err == nil && is == netmon.Silent {
+	if around.Neighbour(r.Interface, next) == netmon.Silent {
 		who := "the target " + a.String()
 		if next != a {
 			who = "the router " + next.String() + " toward the target " + a.String()

@@ -45,6 +45,33 @@ func NeighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
 	return neighbourOf(ifname, addr)
 }
 
+// Surroundings are the links and neighbours of a moment, and the routes as they
+// are when they are asked for: many ways can be looked at by it for the price of
+// few. It may be used by one goroutine at a time; the caller closes it.
+type Surroundings struct {
+	own surroundings
+}
+
+// LookAround notes the links and neighbours of now.
+func LookAround() (*Surroundings, error) {
+	own, err := lookAround()
+	if err != nil {
+		return nil, err
+	}
+	return &Surroundings{own: own}, nil
+}
+
+// RouteTo is [RouteOf] for packets of this host's own.
+func (s *Surroundings) RouteTo(to netip.Addr) (Route, error) { return s.own.routeTo(to) }
+
+// Neighbour is [NeighbourOf], as it was.
+func (s *Surroundings) Neighbour(ifname string, addr netip.Addr) Neighbour {
+	return s.own.neighbour(ifname, addr)
+}
+
+// Close ends it.
+func (s *Surroundings) Close() { s.own.close() }
+
 // Forwards reports whether the host passes packets on between its interfaces
 // (all), and whether it does so with those that come in by the interface (own).
 // known is false where nobody can tell.

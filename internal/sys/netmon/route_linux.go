@@ -18,6 +18,17 @@ func routeOf(from, to netip.Addr, iif string) (Route, error) {
 		opts.SrcAddr = from.Unmap().AsSlice()
 	}
 	routes, err := netlink.RouteGetWithOptions(to.Unmap().AsSlice(), opts)
+	return routeIn(routes, err, from, to, iif, func(index int) string {
+		link, err := netlink.LinkByIndex(index)
+		if err != nil {
+			return ""
+		}
+		return link.Attrs().Name
+	})
+}
+
+// routeIn is the kernel's answer in our words.
+func routeIn(routes []netlink.Route, err error, from, to netip.Addr, iif string, name func(index int) string) (Route, error) {
 	switch {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EXDEV):
 		// Linux 6.14 and later say EINVAL for both.
@@ -38,9 +49,7 @@ func routeOf(from, to netip.Addr, iif string) (Route, error) {
 	route.Via, _ = netip.AddrFromSlice(r.Gw)
 	route.Source, _ = netip.AddrFromSlice(r.Src)
 	route.Via, route.Source = route.Via.Unmap(), route.Source.Unmap()
-	if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
-		route.Interface = link.Attrs().Name
-	}
+	route.Interface = name(r.LinkIndex)
 	return route, nil
 }
 
@@ -61,17 +70,76 @@ func neighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
 		if ip, _ := netip.AddrFromSlice(n.IP); ip.Unmap() != addr.Unmap().WithZone("") {
 			continue
 		}
-		switch {
-		case n.State&unix.NUD_FAILED != 0:
-			return Silent, nil
-		case n.State&unix.NUD_INCOMPLETE != 0:
-			return Asked, nil
-		case n.State&(unix.NUD_REACHABLE|unix.NUD_STALE|unix.NUD_DELAY|unix.NUD_PROBE|unix.NUD_PERMANENT|unix.NUD_NOARP) != 0:
-			return Known, nil
+		if is := neighbourIn(n.State); is != Unheard {
+			return is, nil
 		}
 	}
 	return Unheard, nil
 }
+
+// neighbourIn is the state of a neighbour (rtnetlink(7), NUD_) in our words.
+func neighbourIn(state int) Neighbour {
+	switch {
+	case state&unix.NUD_FAILED != 0:
+		return Silent
+	case state&unix.NUD_INCOMPLETE != 0:
+		return Asked
+	case state&(unix.NUD_REACHABLE|unix.NUD_STALE|unix.NUD_DELAY|unix.NUD_PROBE|unix.NUD_PERMANENT|unix.NUD_NOARP) != 0:
+		return Known
+	}
+	return Unheard
+}
+
+type surroundings struct {
+	handle     *netlink.Handle
+	links      map[int]string
+	neighbours map[neighbourKey]Neighbour
+}
+
+type neighbourKey struct {
+	on   string
+	addr netip.Addr
+}
+
+func lookAround() (surroundings, error) {
+	s := surroundings{links: map[int]string{}, neighbours: map[neighbourKey]Neighbour{}}
+	var err error
+	if s.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return s, fmt.Errorf("ask for routes: %w", err)
+	}
+	links, err := s.handle.LinkList()
+	if err != nil {
+		s.close()
+		return s, fmt.Errorf("list the interfaces: %w", err)
+	}
+	for _, l := range links {
+		s.links[l.Attrs().Index] = l.Attrs().Name
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := s.handle.NeighList(0, family)
+		if err != nil {
+			continue // nothing is known of them, then
+		}
+		for _, n := range list {
+			a, _ := netip.AddrFromSlice(n.IP)
+			if is := neighbourIn(n.State); is != Unheard {
+				s.neighbours[neighbourKey{s.links[n.LinkIndex], a.Unmap()}] = is
+			}
+		}
+	}
+	return s, nil
+}
+
+func (s surroundings) routeTo(to netip.Addr) (Route, error) {
+	routes, err := s.handle.RouteGet(to.Unmap().AsSlice())
+	return routeIn(routes, err, netip.Addr{}, to, "", func(index int) string { return s.links[index] })
+}
+
+func (s surroundings) neighbour(ifname string, addr netip.Addr) Neighbour {
+	return s.neighbours[neighbourKey{ifname, addr.Unmap().WithZone("")}]
+}
+
+func (s surroundings) close() { s.handle.Close() }
 
 func forwards(ifname string, v6 bool) (all, own, known bool) {
 	if v6 {

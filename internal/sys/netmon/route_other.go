@@ -16,3 +16,10 @@ func neighbourOf(string, netip.Addr) (Neighbour, error) { return Unheard, errors
 func forwards(string, bool) (all, own, known bool) { return false, false, false }
 
 func reversePath(string) int { return 0 }
+
+type surroundings struct{}
+
+func lookAround() (surroundings, error)                     { return surroundings{}, errors.ErrUnsupported }
+func (surroundings) routeTo(netip.Addr) (Route, error)      { return Route{}, errors.ErrUnsupported }
+func (surroundings) neighbour(string, netip.Addr) Neighbour { return Unheard }
+func (surroundings) close()                                 {}
