@@ -52,7 +52,7 @@ type planDoc struct {
 	Schema   string            `json:"schema"`
 	Table    string            `json:"table"`
 	Text     string            `json:"text"`    // in nft(8)'s words; "" where nothing would be loaded
-	Outside  []string          `json:"outside"` // commands that do what would be changed outside the table
+	Outside  []string          `json:"outside"` // what would be changed outside the table, in words
 	Forwards []control.Forward `json:"forwards"`
 }
 

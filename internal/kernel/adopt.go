@@ -107,9 +107,21 @@ func (k *Kernel) carry(conn *nft.Conn, old, t *nft.Table) {
 			continue // a set that is new
 		}
 		elements := byKeyOf(now)
+		heirs := map[string]*nft.Element{} // of a forward, by its name: a new element
 		for j := range s.Elements {
-			if o := elements[keyText(s.Elements[j].Key)]; o != nil {
-				s.Elements[j].Count = o.Count
+			e := &s.Elements[j]
+			text := keyText(e.Key)
+			if o := elements[text]; o != nil {
+				e.Count = o.Count
+				delete(elements, text)
+			} else if heirs[e.Comment] == nil {
+				heirs[e.Comment] = e
+			}
+		}
+		for _, gone := range elements {
+			if heir := heirs[gone.Comment]; heir != nil && gone.Comment != "" {
+				heir.Count.Packets += gone.Count.Packets
+				heir.Count.Bytes += gone.Count.Bytes
 			}
 		}
 	}

@@ -66,6 +66,9 @@ func (k *Kernel) make(ctx context.Context, known map[string]answer) {
 			return
 		}
 	}
+	if k.changes(k.want) {
+		k.recount(true)
+	}
 	if err := k.load(p.table); err != nil {
 		k.fail(k.refused(err))
 		return
@@ -361,9 +364,9 @@ func (k *Kernel) fail(why *fairlead.Problem) {
 	for i, f := range k.want {
 		c := &carried{part: part{f: f, problem: why}}
 		if o := old[keyOf(f)]; o != nil {
-			c.meter = o.meter
+			c.tally, c.inBefore, c.outBefore = o.tally, o.inBefore, o.outBefore
 		} else {
-			c.meter = new(fairlead.Meter)
+			c.tally = new(running)
 		}
 		list[i] = c
 	}

@@ -110,6 +110,6 @@ func (k *Kernel) countActive() {
 	k.census.when = time.Now()
 	k.census.spent = k.census.when.Sub(begun)
 	for _, c := range list {
-		c.meter.Active.Store(n[keyOf(c.part.f)])
+		c.tally.meter.Active.Store(n[keyOf(c.part.f)])
 	}
 }

@@ -20,15 +20,15 @@ type counting struct {
 const countEvery = 250 * time.Millisecond
 
 // recount reads the counters of what is carried into the meters, unless that was
-// done a moment ago.
-func (k *Kernel) recount() {
+// done a moment ago; now does it in any case.
+func (k *Kernel) recount(now bool) {
 	list := *k.carried.Load()
 	if len(list) == 0 {
 		return
 	}
 	k.counting.mu.Lock()
 	defer k.counting.mu.Unlock()
-	if time.Since(k.counting.when) < countEvery {
+	if !now && time.Since(k.counting.when) < countEvery {
 		return
 	}
 	k.counting.when = time.Now()
@@ -43,7 +43,7 @@ func (k *Kernel) recount() {
 	}
 	for i, c := range list {
 		if i < len(sums) && c.part.f == p.parts[i].f {
-			grow(c.meter, &sums[i])
+			c.tally.grow(&sums[i])
 		}
 	}
 }
@@ -81,14 +81,25 @@ func (k *Kernel) sumUp(p *plan, sums []sum) error {
 	return nil
 }
 
-// grow brings a meter up to what was counted, and never down.
-func grow(m *fairlead.Meter, s *sum) {
-	for _, f := range []struct {
-		to *atomic.Int64
-		n  uint64
-	}{{&m.Flows, s[flows].Packets}, {&m.Refused, s[turned].Packets}, {&m.In, s[in].Bytes}, {&m.Out, s[out].Bytes}} {
-		if int64(f.n) > f.to.Load() {
-			f.to.Store(int64(f.n))
+// A running is what a forward counted while this process carried it, on top of
+// what its elements had counted before. It outlives changes of its sentence.
+type running struct {
+	meter fairlead.Meter
+	last  sum // guarded by the counting's lock
+}
+
+// grow adds what was counted since the last time. Elements that are gone take
+// their counts with them, which takes nothing from the meter.
+func (r *running) grow(now *sum) {
+	for what, to := range [tallies]*atomic.Int64{flows: &r.meter.Flows, turned: &r.meter.Refused} {
+		if to != nil && now[what].Packets > r.last[what].Packets {
+			to.Add(int64(now[what].Packets - r.last[what].Packets))
 		}
 	}
+	for what, to := range [tallies]*atomic.Int64{in: &r.meter.In, out: &r.meter.Out} {
+		if to != nil && now[what].Bytes > r.last[what].Bytes {
+			to.Add(int64(now[what].Bytes - r.last[what].Bytes))
+		}
+	}
+	r.last = *now
 }

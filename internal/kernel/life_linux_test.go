@@ -508,3 +508,41 @@ func TestANameThatIsLearntLaterIsCarriedThen(t *testing.T) {
 	}
 	g.answers(g.Outside, "tcp", wanWeb)
 }
+
+func TestCountersFollowAnAddressThatChanges(t *testing.T) {
+	g := newTown(t, "nat wan:8080/udp to 192.168.1.10:80")
+	newDesk(t, g.Inside, "192.168.1.10:80")
+	s := g.stream(wanWeb)
+	for range 10 {
+		s.next(t)
+	}
+	var before [4]int64
+	until(t, "counters", func() bool { before = figures(g.k.Report()[0].Meter); return before[2] > 0 })
+	g.Gateway.Gateway.DropAddr("wan0", lab.WAN4+"/24")
+	g.Gateway.Gateway.Addr("wan0", "203.0.113.77/24")
+	g.k.Apply(t.Context(), g.k.want)
+	s = g.stream("203.0.113.77:8080")
+	s.next(t)
+	until(t, "the meter goes on", func() bool { return figures(g.k.Report()[0].Meter)[2] > before[2] })
+	g.k.Close()
+	k := g.carrier(nil)
+	k.Apply(t.Context(), g.k.want)
+	until(t, "so does the kernel's count", func() bool { return figures(k.Report()[0].Meter)[2] > before[2] })
+}
+
+func TestAnotherTargetIsNotPassingBecauseTheOldOneWas(t *testing.T) {
+	g := newTown(t, "nat wan:8080 to 192.168.1.10:80")
+	newDesk(t, g.Inside, "192.168.1.10:80")
+	g.answers(g.Outside, "tcp", wanWeb)
+	until(t, "it is passing", func() bool { return g.k.Report()[0].State == fairlead.Passing })
+	before := figures(g.k.Report()[0].Meter)
+	if st := g.carry("nat wan:8080 to 192.168.1.20:80")[0]; st.State != fairlead.Listening {
+		t.Errorf("nothing reached the new target, and it is %s", st.State)
+	}
+	newDesk(t, g.Beside, "192.168.1.20:80")
+	g.answers(g.Outside, "tcp", wanWeb)
+	until(t, "it is passing", func() bool { return g.k.Report()[0].State == fairlead.Passing })
+	if now := figures(g.k.Report()[0].Meter); now[0] <= before[0] || now[2] <= before[2] {
+		t.Errorf("counters began anew: %v after %v", now, before)
+	}
+}

@@ -2,6 +2,9 @@ package kernel
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
+	"slices"
 
 	"fairlead"
 )
@@ -11,8 +14,8 @@ type Preview struct {
 	Table string // its name
 	Text  string // in nft(8)'s words; "" where nothing would be loaded
 
-	// Outside is what would be changed on this host outside the table, as
-	// commands that do the same.
+	// Outside is what would be changed on this host outside the table, in
+	// words: an address that is claimed, another firewall that is asked.
 	Outside []string
 
 	// Statuses are those of the forwards, without what only the kernel knows.
@@ -38,14 +41,29 @@ func (k *Kernel) Preview(ctx context.Context, want []*fairlead.Forward) (Preview
 	if err != nil {
 		return v, err
 	}
+	// As if nobody had the addresses that are claimed.
+	for key := range claimsOf(want, w) {
+		if w.claims == nil {
+			w.claims = map[netip.Addr]error{}
+		}
+		w.claims[key.addr] = nil
+		u := key.undo()
+		v.Outside = append(v.Outside, "ip address add "+u.Address+" dev "+u.Interface+" (if nobody else has it)")
+	}
+	slices.Sort(v.Outside)
 	p := k.compile(want, w)
 	explainNames(p, known)
 	list := make([]*carried, len(p.parts))
 	for i := range p.parts {
-		list[i] = &carried{part: p.parts[i], meter: new(fairlead.Meter)}
+		list[i] = &carried{part: p.parts[i], tally: new(running)}
 	}
 	k.lookAround(list)
 	for _, c := range list {
+		if fw := c.part.f.Policy.AllowIn; fw != "" && (c.part.problem == nil || c.part.problem.Warning) {
+			for _, h := range holesFor(c, w) {
+				v.Outside = append(v.Outside, fmt.Sprintf("%s is asked, for %s, to let through %s", fw, c.part.f.Name, h))
+			}
+		}
 		v.Statuses = append(v.Statuses, c.status())
 	}
 	if len(want) > 0 {

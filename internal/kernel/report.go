@@ -3,6 +3,7 @@ package kernel
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"fairlead"
 )
@@ -10,9 +11,12 @@ import (
 // A carried is one forward that was applied. Only its meter changes.
 type carried struct {
 	part  part
-	meter *fairlead.Meter
-	ways  []way             // how its targets are reached
-	lacks *fairlead.Problem // what of this host is in the way, a warning
+	tally *running
+	// What its meter had when its sentence became what it is: those are no
+	// signs that it passes anything now.
+	inBefore, outBefore int64
+	ways                []way             // how its targets are reached
+	lacks               *fairlead.Problem // what of this host is in the way, a warning
 
 	beyond    *fairlead.Problem // which rules of others drop its packets
 	allBeyond bool              // all of them
@@ -35,17 +39,20 @@ func (k *Kernel) byKey() map[key]*carried {
 	return m
 }
 
-// keep makes p what Report tells of. Meters go on under the same name as long as
-// the sentence is the same.
+// keep makes p what Report tells of. Meters go on under the same name.
 func (k *Kernel) keep(p *plan) {
 	old := k.byKey()
 	list := make([]*carried, len(p.parts))
 	for i := range p.parts {
 		c := &carried{part: p.parts[i]}
-		if o := old[keyOf(c.part.f)]; o != nil && sameMeaning(o.part.f, c.part.f) {
-			c.meter = o.meter
-		} else {
-			c.meter = new(fairlead.Meter)
+		switch o := old[keyOf(c.part.f)]; {
+		case o == nil:
+			c.tally = new(running)
+		case sameMeaning(o.part.f, c.part.f):
+			c.tally, c.inBefore, c.outBefore = o.tally, o.inBefore, o.outBefore
+		default:
+			c.tally = o.tally
+			c.inBefore, c.outBefore = o.tally.meter.In.Load(), o.tally.meter.Out.Load()
 		}
 		list[i] = c
 		for _, t := range c.part.targets {
@@ -64,6 +71,16 @@ func (k *Kernel) keep(p *plan) {
 	k.counted.Store(p)
 }
 
+// changes reports whether one of want has another sentence than what is carried
+// under its name.
+func (k *Kernel) changes(want []*fairlead.Forward) bool {
+	old := k.byKey()
+	return slices.ContainsFunc(want, func(f *fairlead.Forward) bool {
+		o := old[keyOf(f)]
+		return o != nil && !sameMeaning(o.part.f, f)
+	})
+}
+
 // sameMeaning reports whether two forwards ask for the same, wherever that was
 // written.
 func sameMeaning(a, b *fairlead.Forward) bool {
@@ -77,7 +94,7 @@ func sameMeaning(a, b *fairlead.Forward) bool {
 
 // Report is the status of every forward carried.
 func (k *Kernel) Report() []fairlead.Status {
-	k.recount()
+	k.recount(false)
 	k.countActive()
 	list := *k.carried.Load()
 	statuses := make([]fairlead.Status, len(list))
@@ -94,10 +111,10 @@ func (c *carried) status() fairlead.Status {
 	f := c.part.f
 	s := fairlead.Status{
 		Forward: f, By: Name, State: fairlead.Listening,
-		Bound: c.part.bound, Problem: c.part.problem, Meter: c.meter,
+		Bound: c.part.bound, Problem: c.part.problem, Meter: &c.tally.meter,
 	}
-	answered := c.meter.Out.Load() > 0
-	passed := answered || f.At.Net == fairlead.UDP && c.meter.In.Load() > 0
+	answered := c.tally.meter.Out.Load() > c.outBefore
+	passed := answered || f.At.Net == fairlead.UDP && c.tally.meter.In.Load() > c.inBefore
 	if passed {
 		s.State = fairlead.Passing
 	}
