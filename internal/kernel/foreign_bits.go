@@ -20,8 +20,14 @@ func sure(b []byte) bits {
 	return bits{b, bytes.Repeat([]byte{0xff}, len(b))}
 }
 
+// mostBytes is more than any register, header or struct has that is looked at.
+const mostBytes = 1024
+
 // unsure are n bytes of which nothing is known.
-func unsure(n int) bits { return bits{make([]byte, n), make([]byte, n)} }
+func unsure(n int) bits {
+	n = min(max(n, 0), mostBytes)
+	return bits{make([]byte, n), make([]byte, n)}
+}
 
 func (b bits) len() int { return len(b.value) }
 

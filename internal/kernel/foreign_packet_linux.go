@@ -193,6 +193,9 @@ func (w *walk) fib(e nft.RawFib) bits {
 func (w *walk) bitwise(e nft.RawBitwise) bits {
 	b := w.get(e.Src, e.Len)
 	out := unsure(e.Len)
+	if e.Len != out.len() {
+		return out
+	}
 	if e.Shift != 0 || len(e.Mask) != e.Len || len(e.Xor) != e.Len {
 		// One number of the whole register, in this machine's order.
 		if e.Shift == 0 || !b.whole() || e.Len != 4 {
@@ -217,7 +220,7 @@ func (w *walk) byteorder(e nft.RawByteorder) bits {
 		return b // network order is this machine's
 	}
 	out := unsure(e.Len)
-	for at := 0; at+e.Size <= e.Len; at += e.Size {
+	for at := 0; at+e.Size <= out.len(); at += e.Size {
 		for i := range e.Size {
 			out.value[at+i], out.known[at+i] = b.value[at+e.Size-1-i], b.known[at+e.Size-1-i]
 		}
