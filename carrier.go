@@ -110,14 +110,14 @@ type Meter struct {
 type Conn struct {
 	ID      string
 	Forward string
-	Network string // tcp, udp, unix
-	Client  string // address and port, or "unix"
-	Local   string // what the client asked
-	Target  string // address and port dialed
-	Asked   string // the name that the client asked for, where its target depended on that
-	Began   time.Time
-	In, Out int64  // bytes from and to the client
-	Half    string // "", "client" or "target": the side that has ended its direction
+	Network string    // tcp, udp, unix
+	Client  string    // address and port, or "unix"
+	Local   string    // what the client asked
+	Target  string    // address and port dialed
+	Asked   string    // the name that the client asked for, where its target depended on that
+	Began   time.Time // zero where the carrier does not know
+	In, Out int64     // bytes from and to the client, -1 where nobody counts them
+	Half    string    // "", "client" or "target": the side that has ended its direction
 }
 
 // A Match selects live connections. Fields that are set must all match; an

@@ -103,10 +103,10 @@ type Conn struct {
 	Client   string    `json:"client"`
 	Local    string    `json:"local"`
 	Target   string    `json:"target"`
-	Began    time.Time `json:"began"`
-	Age      float64   `json:"age"` // seconds
-	BytesIn  int64     `json:"bytes_in"`
-	BytesOut int64     `json:"bytes_out"`
+	Began    time.Time `json:"began,omitzero"`  // absent: not known
+	Age      float64   `json:"age"`             // seconds, -1: not known
+	BytesIn  int64     `json:"bytes_in"`        // -1: not counted
+	BytesOut int64     `json:"bytes_out"`       // -1: not counted
 	Half     string    `json:"half,omitempty"`  // "client" or "target" ended its direction
 	Asked    string    `json:"asked,omitempty"` // the name that the client asked for
 }
@@ -249,8 +249,11 @@ func targetOf(t fairlead.TargetStatus) Target {
 
 // ConnOf is the entry of one connection, whose age is counted to now.
 func ConnOf(c fairlead.Conn, now time.Time) Conn {
-	age := math.Round(max(0, now.Sub(c.Began)).Seconds()*1000) / 1000
-	return Conn{c.ID, c.Forward, c.Network, c.Client, c.Local, c.Target, instant(c.Began), age, c.In, c.Out, c.Half, c.Asked}
+	began, age := time.Time{}, -1.0
+	if !c.Began.IsZero() {
+		began, age = instant(c.Began), math.Round(max(0, now.Sub(c.Began)).Seconds()*1000)/1000
+	}
+	return Conn{c.ID, c.Forward, c.Network, c.Client, c.Local, c.Target, began, age, c.In, c.Out, c.Half, c.Asked}
 }
 
 // EventOf is the document of one event.

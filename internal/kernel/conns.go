@@ -13,9 +13,9 @@ import (
 )
 
 // Conns is every live connection that one of the forwards led on, also one that
-// began before its forward was changed or removed. Began is zero unless
+// began before its forward was changed or removed. When it began is known where
 // nf_conntrack_timestamp is on, and the bytes, which are those of whole packets,
-// unless nf_conntrack_acct is.
+// where nf_conntrack_acct is.
 func (k *Kernel) Conns() []fairlead.Conn {
 	conns := []fairlead.Conn{}
 	seen := map[uint32]bool{}
@@ -37,10 +37,14 @@ func connOf(e *conntrack.Entry, o *owner) fairlead.Conn {
 	if e.Original.Proto == protoUDP {
 		network = "udp"
 	}
+	in, out := int64(e.OrigBytes), int64(e.ReplyBytes)
+	if e.OrigPackets == 0 { // there is a first packet, where they are counted
+		in, out = -1, -1
+	}
 	return fairlead.Conn{
 		ID: idText(e.ID), Forward: o.key.name, Network: network,
 		Client: e.Original.Src.String(), Local: e.Original.Dst.String(), Target: e.Reply.Src.String(),
-		Began: e.Started, In: int64(e.OrigBytes), Out: int64(e.ReplyBytes),
+		Began: e.Started, In: in, Out: out,
 	}
 }
 

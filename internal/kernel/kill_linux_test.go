@@ -243,6 +243,7 @@ func TestKillEndsIdleConnectionsAtBothEnds(t *testing.T) {
 				want := fairlead.Conn{
 					Forward: name, Network: "tcp", Client: meant.client.LocalAddr().String(),
 					Local: meant.client.RemoteAddr().String(), Target: meant.server.LocalAddr().String(),
+					In: -1, Out: -1,
 				}
 				conns := tn.k.Conns()
 				at := slices.IndexFunc(conns, func(c fairlead.Conn) bool { return c.Client == want.Client && c.Local == want.Local })

@@ -8,9 +8,33 @@ import (
 // A ConnRow is one live connection or UDP session. Texts may be foreign.
 type ConnRow struct {
 	ID, Forward, Client, Target string
-	Asked                       string // the name that the client asked for; "" where nobody wanted to know
-	Age                         time.Duration
-	In, Out                     int64 // bytes from and to the client
+	Asked                       string        // the name that the client asked for; "" where nobody wanted to know
+	Age                         time.Duration // < 0: not known
+	In, Out                     int64         // bytes from and to the client, -1: not counted
+}
+
+// unknown stands for a figure that nobody has.
+const unknown = "-"
+
+func (r *ConnRow) age() string {
+	if r.Age < 0 {
+		return unknown
+	}
+	return Duration(r.Age)
+}
+
+func plainFigure(n int64) string {
+	if n < 0 {
+		return unknown
+	}
+	return decimal(n)
+}
+
+func counted(bytes int64) string {
+	if bytes < 0 {
+		return unknown
+	}
+	return Bytes(bytes)
 }
 
 // aim is the target with the name that was asked for.
@@ -29,7 +53,7 @@ func (p *Printer) Conns(rows []ConnRow) error {
 	if p.conf.Plain {
 		for _, r := range rows {
 			p.out.tabs(&b, r.ID, r.Forward, r.Client, r.Target,
-				decimal(int64(r.Age/time.Second)), decimal(r.In), decimal(r.Out))
+				plainFigure(int64(r.Age.Seconds())), plainFigure(r.In), plainFigure(r.Out))
 		}
 		return p.give(b.String())
 	}
@@ -47,7 +71,7 @@ func (l look) conns(b *strings.Builder, rows []ConnRow) {
 	table := [][columns]string{{"id", "forward", "client", blanks(width(arrow)) + "target", "age", "in", "out"}}
 	for _, r := range rows {
 		row := [columns]string{l.inert(r.ID), l.inert(r.Forward), l.inert(r.Client), "",
-			Duration(r.Age), Bytes(r.In), Bytes(r.Out)}
+			r.age(), counted(r.In), counted(r.Out)}
 		if r.Target != "" {
 			row[target] = arrow + l.inert(r.aim())
 		}
@@ -92,6 +116,6 @@ func (l look) connStack(b *strings.Builder, rows []ConnRow) {
 			text += " " + l.arrow() + " " + r.aim()
 		}
 		l.paragraph(b, "  ", 2, 4, text)
-		l.paragraph(b, "  ", 2, 4, "for "+Duration(r.Age)+", "+Bytes(r.In)+" in, "+Bytes(r.Out)+" out")
+		l.paragraph(b, "  ", 2, 4, "for "+r.age()+", "+counted(r.In)+" in, "+counted(r.Out)+" out")
 	}
 }
