@@ -169,6 +169,7 @@ func killTable(name string) *nft.Table {
 		Family: nft.Inet, Name: name, Owned: true,
 		Sets: []nft.Set{set(killed4, nft.IPv4Addr), set(killed6, nft.IPv6Addr)},
 		Chains: []nft.Chain{
+			{Name: marker},
 			{Name: "untracked", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: nft.Raw}, Rules: reverse},
 			{Name: "came", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: priority}, Rules: rules},
 			{Name: "sent", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: priority}, Rules: rules},
