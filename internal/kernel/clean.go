@@ -65,6 +65,8 @@ func (c *Cleaned) tables(ctx context.Context, dry bool) (held []string, err erro
 			continue
 		case t == nil: // gone since
 			continue
+		case l.Owner != 0 && strings.HasSuffix(l.Name, killedSuffix): // it goes within seconds
+			continue
 		case l.Owner != 0:
 			held = append(held, l.Name)
 			c.Left = append(c.Left, fmt.Sprintf("table inet %s: it goes with the program that runs in the foreground", l.Name))

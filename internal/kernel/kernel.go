@@ -130,7 +130,7 @@ func New(cfg Config) *Kernel {
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.names = newNames(k.ctx, cfg.Resolve, k.kick)
 	k.undos, k.undone = openUndos(cfg.State, cfg.Table)
-	k.killing = killing{table: cfg.Table + "-killed", inside: k.inside, life: killedFor, wg: &k.wg, ctx: k.ctx}
+	k.killing = killing{table: cfg.Table + killedSuffix, inside: k.inside, life: killedFor, wg: &k.wg, ctx: k.ctx}
 	k.claims = newClaims(k.ctx, &k.wg, k.inside, k.kick, k.trouble)
 	k.carried.Store(new([]*carried))
 	k.wg.Go(k.names.follow)

@@ -130,6 +130,10 @@ type killing struct {
 	until time.Time  // when the last element ends
 }
 
+// killedSuffix ends the name of the table that refuses, behind that of the
+// carrier's own.
+const killedSuffix = "-killed"
+
 // The sets of the table, whose keys are source, protocol, source port,
 // destination and its port, as a packet has them before translation.
 const (
