@@ -319,6 +319,9 @@ func TestAFirewallThatIsReloadedDoesNotStopAService(t *testing.T) {
 	c := s.mustCall()
 	shell(t, s.Gateway.Gateway, "nft flush ruleset")
 	v.says(`repaired: the table fairlead-[0-9a-f]+ was removed by process nft \([0-9]+\)`)
+	if n := v.status().Repairs; n != 1 {
+		t.Errorf("status counts %d repairs", n)
+	}
 	s.mustCall()
 	if err := exchange(c); err != nil {
 		t.Errorf("an established connection broke: %v", err)

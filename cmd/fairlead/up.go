@@ -29,7 +29,10 @@ func (p *program) upCommand() *cobra.Command {
 		Long: `Run the service: carry the forwards of the configuration file until it is told
 to end. SIGHUP and "fairlead reload" read the file again; a file with errors
 changes nothing. SIGTERM and Ctrl-C stop listening, give live connections ten
-seconds, and end; a second one ends at once.
+seconds, and end; a second one ends at once. What the kernel carries (nat, open,
+share) outlives the process: after an end the kernel lets new connections in for
+another thirty seconds, so that a restart refuses nobody; "fairlead clean" takes
+it out at once.
 
 systemd is told of readiness, reloads and life signs (Type=notify-reload,
 WatchdogSec=), and sockets that it opened are used by the forwards that name
@@ -338,6 +341,7 @@ func (d *daemon) Service() control.Service {
 	return control.Service{
 		Version: version(), PID: os.Getpid(), Started: d.started, File: d.path, InForce: d.inForce,
 		FileError: d.fileProblem, FileErrorSince: d.fileSince,
+		Repairs: d.house.kernel.Repairs(),
 	}
 }
 

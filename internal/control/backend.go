@@ -35,6 +35,7 @@ type Service struct {
 	InForce        time.Time         // when the file was last read without an error
 	FileError      *fairlead.Problem // why the file as it is now is not in force; nil: it is
 	FileErrorSince time.Time
+	Repairs        int64 // how often the kernel's table was put right after somebody else changed it
 }
 
 // A Plan is what a reload changes, by the names of the forwards.

@@ -29,6 +29,7 @@ type Status struct {
 	File      string     `json:"file"`
 	InForce   time.Time  `json:"in_force,omitzero"` // since when the file's forwards are carried
 	FileError *FileError `json:"file_error,omitempty"`
+	Repairs   int64      `json:"repairs,omitempty"` // of the kernel's table, after changes by others
 	Forwards  []Forward  `json:"forwards"`
 }
 
@@ -193,6 +194,7 @@ func StatusOf(s Service, forwards []fairlead.Status) Status {
 		Started:  instant(s.Started),
 		File:     s.File,
 		InForce:  instant(s.InForce),
+		Repairs:  s.Repairs,
 		Forwards: make([]Forward, len(forwards)),
 	}
 	if s.FileError != nil {

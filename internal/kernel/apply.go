@@ -25,17 +25,24 @@ func (k *Kernel) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.left {
-		return ended(want)
+		return k.ended(want)
 	}
 	k.want = want
 	k.make(ctx, known)
 	return k.Report()
 }
 
-// ended are the statuses of forwards that come after Leave or Close.
-func ended(want []*fairlead.Forward) []fairlead.Status {
+// ended are the statuses of forwards that come after Leave or Close: as they
+// stood, where they were carried.
+func (k *Kernel) ended(want []*fairlead.Forward) []fairlead.Status {
+	carried := k.byKey()
 	list := make([]fairlead.Status, len(want))
 	for i, f := range want {
+		if c := carried[keyOf(f)]; c != nil {
+			list[i] = c.status()
+			list[i].Forward = f
+			continue
+		}
 		list[i] = fairlead.Status{Forward: f, By: Name, State: fairlead.Broken,
 			Problem: fairlead.Problemf(fairlead.CodeFailed, "the program is ending")}
 	}
