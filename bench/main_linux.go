@@ -99,13 +99,14 @@ type option struct {
 	fairlead string
 	json     string
 	write    string
+	marks    string
 	again    bool
 	keep     bool
 	quick    bool
 }
 
 // allWorks are the names of -works.
-var allWorks = []string{"bulk", "rr", "conn", "idle", "udp", "gso", "forwards", "congestion"}
+var allWorks = []string{"bulk", "rr", "conn", "idle", "udp", "gso", "forwards", "kernel", "congestion"}
 
 func options(args []string) (option, error) {
 	o := option{args: args}
@@ -121,6 +122,7 @@ func options(args []string) (option, error) {
 	f.StringVar(&o.fairlead, "fairlead", "", "the program to measure (default: ./cmd/fairlead, built now)")
 	f.StringVar(&o.json, "json", "", "write all figures to this file")
 	f.StringVar(&o.write, "write", "", "put the table into this file, between its two marks")
+	f.StringVar(&o.marks, "marks", "bench", "the name of the marks")
 	f.BoolVar(&o.again, "again", true, "measure once more what was disturbed: where the plain route varied by more than a quarter")
 	f.BoolVar(&o.keep, "keep", false, "at the end leave everything running until Ctrl-C, to look at it")
 	f.BoolVar(&o.quick, "quick", false, "about two minutes: fewer works and peers, 4 rounds of 0.3 s")

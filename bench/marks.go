@@ -5,18 +5,14 @@ import (
 	"strings"
 )
 
-// What a run writes into a document goes between these marks.
-const (
-	beginMark = "<!-- bench: begin -->"
-	endMark   = "<!-- bench: end -->"
-)
-
-// between puts text between the marks of a document.
-func between(document, text string) (string, error) {
-	head, rest, ok := strings.Cut(document, beginMark)
-	_, tail, ok2 := strings.Cut(rest, endMark)
+// between puts text between the marks of a document: what a run writes into a
+// document goes between two of one name.
+func between(document, name, text string) (string, error) {
+	begin, end := "<!-- "+name+": begin -->", "<!-- "+name+": end -->"
+	head, rest, ok := strings.Cut(document, begin)
+	_, tail, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return "", errors.New("there are no marks " + beginMark + " and " + endMark)
+		return "", errors.New("there are no marks " + begin + " and " + end)
 	}
-	return head + beginMark + "\n" + strings.TrimRight(text, "\n") + "\n" + endMark + tail, nil
+	return head + begin + "\n" + strings.TrimRight(text, "\n") + "\n" + end + tail, nil
 }

@@ -20,6 +20,7 @@ type cell struct {
 	order   load.Order // without To
 	figure  figure
 	targets []string // names, in the order of the table
+	self    string   // the target that is held against the others; "" is fairlead
 }
 
 // A figure says what a cell counts, and in which units it is told.
@@ -65,10 +66,22 @@ const (
 	quickWarm = 150 * time.Millisecond
 )
 
-// plan is the cells that the command line asks for: those of the first stage,
-// what was held in it, the idle one, and those of the stage where BBR is the
-// default.
-func plan(o option) (first, loads, idles, paced []cell) {
+// A schedule is the cells that the command line asks for, by stages.
+type schedule struct {
+	first   []cell // forwarders beside each other
+	loads   []cell // what was held then
+	idles   []cell
+	kernels []cell // forwards in the kernel
+	applies []cell // how long it takes to change those
+	paced   []cell // where BBR is the default
+}
+
+// all are the cells in the order of the report.
+func (s schedule) all() []cell {
+	return slices.Concat(s.first, s.loads, s.idles, s.kernels, s.applies, s.paced)
+}
+
+func plan(o option) (s schedule) {
 	peer := func(variants ...string) (with []string) {
 		for _, p := range o.peers {
 			with = append(with, name(p.Name, variants...))
@@ -100,7 +113,7 @@ func plan(o option) (first, loads, idles, paced []cell) {
 		if o.quick {
 			c.order.Warm = quickWarm
 		}
-		first = append(first, c)
+		s.first = append(s.first, c)
 	}
 	full := !o.quick
 	add(bulk(1), full, false)
@@ -129,12 +142,12 @@ func plan(o option) (first, loads, idles, paced []cell) {
 	add(gso(1000, 1200), full, false)
 
 	if o.works["forwards"] {
-		loads = append(loads, cell{name: "loaded", says: "what fairlead holds before the first client, with one forward and with 10,000", work: "forwards",
+		s.loads = append(s.loads, cell{name: "loaded", says: "what fairlead holds before the first client, with one forward and with 10,000", work: "forwards",
 			figure:  figure{columns: loadedColumns},
 			targets: []string{peers.Fairlead, name(peers.Fairlead, many), name(peers.Fairlead, overUDP), name(peers.Fairlead, many, overUDP)}})
 	}
 	if o.works["idle"] {
-		idles = append(idles, cell{name: "idle", says: "connections that asked once and then do nothing", work: "idle", figure: figure{columns: idleColumns},
+		s.idles = append(s.idles, cell{name: "idle", says: "connections that asked once and then do nothing", work: "idle", figure: figure{columns: idleColumns},
 			targets: append([]string{name(peers.Direct, idle), name(peers.Fairlead, idle)}, peer(idle)...)})
 	}
 	if o.works["congestion"] {
@@ -142,9 +155,12 @@ func plan(o option) (first, loads, idles, paced []cell) {
 		c.name, c.work = "bulk-8-bbr", "congestion"
 		c.says += "; BBR is the default of client, middle and server, and only fairlead chooses for itself (congestion auto)"
 		c.targets = append([]string{name(peers.Direct, bbr), name(peers.Fairlead, bbr), name(peers.Fairlead, off, bbr)}, peer(bbr)...)
-		paced = append(paced, c)
+		s.paced = append(s.paced, c)
 	}
-	return first, loads, idles, paced
+	if o.works["kernel"] {
+		s.kernels, s.applies = kernelCells(o)
+	}
+	return s
 }
 
 func name(base string, variants ...string) string {

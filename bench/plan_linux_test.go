@@ -13,8 +13,7 @@ func TestWorksAreChosenByFlags(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, loads, idles, paced := plan(o)
-		all = slices.Concat(first, loads, idles, paced)
+		all = plan(o).all()
 		for _, c := range all {
 			names = append(names, c.name)
 		}
@@ -27,6 +26,8 @@ func TestWorksAreChosenByFlags(t *testing.T) {
 		{"-works conn", []string{"conn"}},
 		{"-works bulk -quick", []string{"bulk-8", "bulk-64"}},
 		{"-works idle,congestion", []string{"idle", "bulk-8-bbr"}},
+		{"-works kernel", []string{"nat-bulk-8", "nat-rr-1-64", "nat-rr-256-64", "nat-conn", "nat-udp-1-64", "apply"}},
+		{"-works kernel -quick", []string{"nat-bulk-8", "nat-rr-256-64", "nat-conn", "apply"}},
 		{"-works forwards -quick", []string{"bulk-8", "rr-256-64", "conn", "udp-1-64", "loaded"}},
 	} {
 		if got, _ := cells(strings.Fields(c.args)...); !slices.Equal(got, c.want) {
@@ -50,15 +51,24 @@ func TestEveryAimIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, loads, idles, paced := plan(o)
-	names := map[string]bool{}
-	for _, c := range slices.Concat(first, loads, idles, paced) {
-		names[c.name] = true
+	cells := map[string]cell{}
+	for _, c := range plan(o).all() {
+		cells[c.name] = c
 	}
 	for _, a := range aims {
-		for _, c := range a.cells {
-			if !names[c] {
-				t.Errorf("no cell %q for %s", c, a.says)
+		for _, name := range a.cells {
+			c, ok := cells[name]
+			if !ok {
+				t.Errorf("no cell %q for %s", name, a.says)
+				continue
+			}
+			if visited(c, a.who) == "" {
+				t.Errorf("%s does not visit %q", name, a.who)
+			}
+			for _, other := range a.of {
+				if visited(c, other) == "" && other != "haproxy" && other != "haproxy-tuned" {
+					t.Errorf("%s does not visit %q", name, other)
+				}
 			}
 		}
 	}

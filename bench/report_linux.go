@@ -41,6 +41,9 @@ func newReport(s *stage) *report {
 	}
 	r.say("versions", "%s%s, %s", peers.FairleadVersion(s.tools), commit(s.o), strings.Join(append(versions, "the rest "+runtime.Version()), ", "))
 	r.say("network", "client – middle – server, veth, MTU %d, offloads as veth has them; congestion control reno on all three, unless the work says otherwise", s.town.MTU())
+	if s.o.works["kernel"] {
+		r.say("connections that the kernel tracks", "at most %s in each namespace, %s buckets", tracking("max"), tracking("buckets"))
+	}
 	r.say("descriptors", "%d for each process", maxFiles())
 	r.say("CPU time by", "%s", s.town.CountedBy())
 	return r
@@ -71,8 +74,8 @@ func (r *report) finish(s *stage) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.targets)) {
 		t := s.targets[name]
-		if len(t.call) == 0 || strings.Contains(name, "/") && name != peers.Fairlead+"/"+many && !strings.HasSuffix(name, "/"+overUDP) {
-			continue // the same as without the variant
+		if len(t.call) == 0 || !own(name) {
+			continue
 		}
 		c := call{Target: name, Words: strings.ReplaceAll(strings.Join(t.call, " "), s.tools.Dir+"/", "")}
 		for _, w := range t.call {
@@ -82,6 +85,15 @@ func (r *report) finish(s *stage) {
 		}
 		r.calls = append(r.calls, c)
 	}
+}
+
+// own reports whether a target's call says more than that of another one.
+func own(name string) bool {
+	switch base(name) {
+	case peers.NAT, peers.NFT:
+		return !has(name, overUDP)
+	}
+	return !strings.Contains(name, "/") || name == peers.Fairlead+"/"+many || strings.HasSuffix(name, "/"+overUDP)
 }
 
 // A call is how a forwarder was started.
@@ -99,6 +111,11 @@ func shorten(text string) string {
 func read(path string) string {
 	b, _ := os.ReadFile(path)
 	return string(b)
+}
+
+// tracking is a parameter of the kernel's connection tracking.
+func tracking(name string) string {
+	return strings.TrimSpace(read("/proc/sys/net/netfilter/nf_conntrack_" + name))
 }
 
 func processor() string {
@@ -171,7 +188,7 @@ func (r *report) publish() error {
 	if err != nil {
 		return err
 	}
-	changed, err := between(string(old), text)
+	changed, err := between(string(old), r.o.marks, text)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.o.write, err)
 	}
@@ -218,7 +235,13 @@ func (r *report) table(b *strings.Builder, c cell) {
 	if f.loss {
 		columns = append(columns, "lost")
 	}
-	columns = append(columns, "fairlead ÷ it: rate", "CPU")
+	self, cpu := subject(c), cpuValue
+	if c.self == "" {
+		columns = append(columns, "fairlead ÷ it: rate", "CPU")
+	} else { // what it costs is done by no process
+		cpu = sumValue
+		columns = append(columns, c.self+" ÷ it: rate", "CPU of all three")
+	}
 	fmt.Fprintf(b, "\n### %s: %s\n\n", c.name, c.says)
 	if varied, ok := r.again[c.name]; ok {
 		fmt.Fprintf(b, "Measured twice, because the plain route varied by %.0f %% between rounds. ", varied*100)
@@ -234,7 +257,6 @@ func (r *report) table(b *strings.Builder, c cell) {
 		fmt.Fprintf(b, "Other work on the machine took %.0f %% of the CPU (%.0f–%.0f).\n\n", 100*o.Median, 100*o.Min, 100*o.Max)
 	}
 	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
-	self := subject(c)
 	for _, t := range c.targets {
 		v := func(name string) []float64 { return r.values(c.name, t, name) }
 		row := []string{t,
@@ -252,7 +274,7 @@ func (r *report) table(b *strings.Builder, c cell) {
 			row = append(row, "", "")
 		} else {
 			row = append(row, stats.Of(stats.Ratios(r.values(c.name, self, rateValue), v(rateValue))).String(),
-				stats.Of(stats.Ratios(r.values(c.name, self, cpuValue), v(cpuValue))).String())
+				stats.Of(stats.Ratios(r.values(c.name, self, cpu), v(cpu))).String())
 		}
 		r.row(b, c, t, row)
 	}
@@ -278,10 +300,24 @@ func percent(s stats.Spread) string {
 
 // subject is the target of a cell that is held against the others.
 func subject(c cell) string {
+	if c.self != "" {
+		return visited(c, c.self)
+	}
+	return visited(c, peers.Fairlead)
+}
+
+// visited is the first of a cell's targets that goes by a name, which may have
+// variants, or may not; "" is none.
+func visited(c cell, name string) string {
 	for _, t := range c.targets {
-		if base(t) == peers.Fairlead {
+		if goesBy(t, name) {
 			return t
 		}
 	}
 	return ""
+}
+
+// goesBy reports whether a target has that name, or has it before variants.
+func goesBy(target, name string) bool {
+	return target == name || strings.HasPrefix(target, name+"/")
 }

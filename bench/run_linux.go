@@ -58,6 +58,7 @@ type target struct {
 	name string
 	at   netip.AddrPort // where clients go
 	proc *town.Process  // nil for the plain route
+	from []netip.Addr   // whence clients come, where it has to be that; see load.Order.Sources
 	fail error          // why it cannot be measured
 	log  string
 
@@ -231,12 +232,19 @@ func (s *server) counters() (c load.Counters, err error) {
 
 // measure carries out the plan and fills the report.
 func (s *stage) measure(ctx context.Context, r *report) error {
-	first, loads, idles, paced := plan(s.o)
+	plan := plan(s.o)
 	for _, step := range []struct {
 		congestion string
 		cells      []cell
 		run        func(context.Context, []cell) error
-	}{{"reno", first, s.rounds}, {"reno", loads, s.loaded}, {"reno", idles, s.hold}, {"bbr", paced, s.rounds}} {
+	}{
+		{"reno", plan.first, s.rounds},
+		{"reno", plan.loads, s.loaded},
+		{"reno", plan.idles, s.hold},
+		{"reno", plan.kernels, s.rounds},
+		{"reno", plan.applies, s.applied},
+		{"bbr", plan.paced, s.rounds},
+	} {
 		if len(step.cells) == 0 {
 			continue
 		}
@@ -358,6 +366,10 @@ func (s *stage) start(name string) *target {
 		t.at = to
 		return t
 	}
+	if base(name) == peers.NAT || base(name) == peers.NFT {
+		t.fail = s.translate(t, peers.Route{Listen: netip.AddrPortFrom(netip.Addr{}, firstEntry+i), To: to, UDP: has(name, overUDP)})
+		return t
+	}
 	r := peers.Route{Listen: netip.AddrPortFrom(town.EntryAddr, firstEntry+i), To: to, UDP: has(name, overUDP)}
 	var argv []string
 	switch {
@@ -377,25 +389,31 @@ func (s *stage) start(name string) *target {
 	if t.fail != nil {
 		return t
 	}
+	var uid uint32
+	if has(name, nobody) {
+		uid = firstUser + uint32(i) // pipes are limited per user
+	}
 	if t.at = r.Listen; has(name, many) { // the last is used, as it is there when all are
 		t.at = netip.AddrPortFrom(town.EntryAddr, manyEntry+manyCount-1)
 	}
-	t.log = filepath.Join(s.tools.Dir, strings.ReplaceAll(name, "/", "-")+".log")
+	t.fail = s.run(t, s.town.Middle, argv, uid)
+	return t
+}
+
+// run starts a target's program on a host.
+func (s *stage) run(t *target, h *town.Host, argv []string, uid uint32) error {
+	t.log = filepath.Join(s.tools.Dir, strings.ReplaceAll(t.name, "/", "-")+".log")
 	log, err := os.Create(t.log)
 	if err != nil {
-		t.fail = err
-		return t
+		return err
 	}
 	defer log.Close()
 	t.call = argv
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.tools.Dir, log, log
-	var uid uint32
-	if has(name, nobody) {
-		uid = firstUser + uint32(i) // pipes are limited per user
-	}
-	t.proc, t.fail = s.town.Start(s.town.Middle, name, cmd, uid)
-	return t
+	cmd.Env = append(os.Environ(), "STATE_DIRECTORY="+t.log+".state") // fairlead's
+	t.proc, err = s.town.Start(h, t.name, cmd, uid)
+	return err
 }
 
 // prove waits until the target forwards, and checks that what it forwards
@@ -492,6 +510,9 @@ func (s *stage) visit(ctx context.Context, c cell, t *target) (map[string]float6
 	}
 	order := c.order
 	order.To = t.at
+	if len(order.Sources) > 0 && t.from != nil {
+		order.Sources = t.from
+	}
 	var from, to reading
 	result, err := s.send(ctx, order, func(pause func(time.Duration), stop func()) (err error) {
 		if from, err = s.read(t); err != nil {

@@ -28,7 +28,10 @@ func (r *report) verdicts() [][]string {
 
 // verdict is the row of an aim and a cell, nil where that was not asked for.
 func (r *report) verdict(a aim, c cell) []string {
-	self := subject(c)
+	self := visited(c, a.who)
+	if self == "" {
+		return nil
+	}
 	if a.how == growth {
 		i := slices.IndexFunc(c.targets, func(t string) bool { return has(t, many) })
 		if i < 0 {
@@ -40,7 +43,7 @@ func (r *report) verdict(a aim, c cell) []string {
 	with := "–"
 	switch {
 	case a.how == growth:
-		with = subject(c)
+		with = visited(c, a.who)
 		values = stats.Ratios(values, r.values(c.name, with, a.value))
 	case len(a.of) > 0:
 		var other []float64
@@ -67,7 +70,7 @@ func (r *report) best(a aim, c cell) (name string, values []float64) {
 	found := stats.Spread{}
 	var asked []string
 	for _, t := range c.targets {
-		if !slices.Contains(a.of, base(t)) {
+		if !slices.ContainsFunc(a.of, func(name string) bool { return goesBy(t, name) }) {
 			continue
 		}
 		asked = append(asked, t)

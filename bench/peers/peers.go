@@ -187,11 +187,7 @@ func FairleadVersion(t Tools) string {
 // FairleadCommand is the call of fairlead with one forward and what words are
 // added to it.
 func FairleadCommand(t Tools, r Route, words ...string) []string {
-	listen := r.Listen.String()
-	if r.UDP {
-		listen += "/udp"
-	}
-	return append([]string{t.Fairlead, "forward", listen, "to", r.To.String()}, words...)
+	return append([]string{t.Fairlead, "forward", listens(r), "to", r.To.String()}, words...)
 }
 
 // FairleadMany is the call of fairlead with n forwards: that of r, and others

@@ -27,7 +27,8 @@ var (
 type Town struct {
 	Client, Middle, Server *Host
 
-	groups groups
+	groups   groups
+	gateways []*Host
 }
 
 // New makes a town; the caller closes it. It needs root. From then on, processes
@@ -80,20 +81,28 @@ func (t *Town) build() error {
 		return err
 	}
 	for _, h := range t.hosts() {
-		for name, value := range map[string]string{
-			"net.ipv4.ip_forward":            "1",
-			"net.ipv4.ip_local_port_range":   "1024 65000",
-			"net.ipv4.tcp_tw_reuse":          "1",
-			"net.ipv4.tcp_max_tw_buckets":    "32768",
-			"net.ipv4.tcp_max_syn_backlog":   "8192",
-			"net.core.somaxconn":             "8192",
-			"net.ipv4.tcp_no_metrics_save":   "1",
-			"net.ipv4.conf.all.rp_filter":    "0",
-			"net.ipv4.conf.all.log_martians": "0",
-		} {
-			if err := h.Sysctl(name, value); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
+		if err := tune(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tune makes a host route, and have room for many connections.
+func tune(h *Host) error {
+	for name, value := range map[string]string{
+		"net.ipv4.ip_forward":            "1",
+		"net.ipv4.ip_local_port_range":   "1024 65000",
+		"net.ipv4.tcp_tw_reuse":          "1",
+		"net.ipv4.tcp_max_tw_buckets":    "32768",
+		"net.ipv4.tcp_max_syn_backlog":   "8192",
+		"net.core.somaxconn":             "8192",
+		"net.ipv4.tcp_no_metrics_save":   "1",
+		"net.ipv4.conf.all.rp_filter":    "0",
+		"net.ipv4.conf.all.log_martians": "0",
+	} {
+		if err := h.Sysctl(name, value); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
@@ -135,7 +144,7 @@ func (t *Town) Close() error {
 	return err
 }
 
-func (t *Town) hosts() []*Host { return []*Host{t.Client, t.Middle, t.Server} }
+func (t *Town) hosts() []*Host { return append([]*Host{t.Client, t.Middle, t.Server}, t.gateways...) }
 
 // A Host is one namespace, and the thread that lives in it. What is started
 // from that thread lives there as well, and dies with it.
