@@ -73,3 +73,25 @@ func TestEveryAimIsMeasured(t *testing.T) {
 		}
 	}
 }
+
+func TestTargetsGoByTheirNames(t *testing.T) {
+	for _, c := range []struct {
+		target, name string
+		want         bool
+	}{
+		{"nat/10", "nat/10", true},
+		{"nat/10/udp", "nat/10", true},
+		{"nat/10/udp", "nat", true},
+		{"nat/1000", "nat/10", false},
+		{"nat/10", "nat/1000", false},
+		{"fairlead", "fairlead", true},
+		{"fairlead", "nat", false},
+	} {
+		if got := goesBy(c.target, c.name); got != c.want {
+			t.Errorf("%s goes by %s: %t", c.target, c.name, got)
+		}
+	}
+	if n := sizeOf("nat/10000/udp"); n != 10000 {
+		t.Errorf("nat/10000/udp has %d forwards", n)
+	}
+}

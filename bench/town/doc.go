@@ -1,5 +1,6 @@
 // Package town makes the place where the benchmark happens: three network
-// namespaces in a row – client, middle, server – joined by veth pairs, the
+// namespaces in a row – client, middle, server – joined by veth pairs, gateways
+// beside the middle where a kernel that tracks connections is measured, the
 // programs that run in them, and the groups by which their CPU time is
 // counted. It knows nothing of what is measured. It works on Linux only.
 //
