@@ -2,6 +2,7 @@ package claim
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -46,7 +47,10 @@ func listenARP(on string) (netlink.Link, *arpSocket, error) {
 	return link, s, nil
 }
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
+// htons is the number whose bytes in memory are v's in network order (htons(3)).
+func htons(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
 
 // Close closes the socket.
 func (s *arpSocket) Close() error { return s.file.Close() }
