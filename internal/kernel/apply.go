@@ -112,6 +112,7 @@ func (k *Kernel) world(known map[string]answer) (*world, error) {
 	if k.cfg.Listeners != nil {
 		w.listens = k.cfg.Listeners()
 	}
+	w.lent, w.claims = k.lent(), k.claims.states()
 	list := k.cfg.Interfaces
 	if list == nil {
 		list = netmon.Interfaces

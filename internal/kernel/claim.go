@@ -178,12 +178,6 @@ func (c *claims) keep(ctx context.Context, key claimKey) error {
 // claim has the addresses claimed that the forwards want, and none else, and
 // notes how that stands. What is given to an interface is remembered before.
 func (k *Kernel) claim(w *world) {
-	w.lent = map[netip.Addr]bool{}
-	for _, u := range k.undos.all() {
-		if p, err := netip.ParsePrefix(u.Address); err == nil {
-			w.lent[p.Addr()] = true
-		}
-	}
 	keys := claimsOf(k.want, w)
 	for key := range keys {
 		if err := k.undos.note(key.undo()); err != nil {
@@ -198,6 +192,17 @@ func (k *Kernel) claim(w *world) {
 		}
 	}
 	w.claims = k.claims.states()
+}
+
+// lent are the addresses that this host has by a claim, or may have.
+func (k *Kernel) lent() map[netip.Addr]bool {
+	lent := map[netip.Addr]bool{}
+	for _, u := range k.undos.all() {
+		if p, err := netip.ParsePrefix(u.Address); err == nil {
+			lent[p.Addr()] = true
+		}
+	}
+	return lent
 }
 
 // fitsClaim refuses claims of what is no address of a neighbourhood.

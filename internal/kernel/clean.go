@@ -93,7 +93,11 @@ func (c *Cleaned) tables(ctx context.Context, dry bool) (held []string, err erro
 	return held, nil
 }
 
-// targetsOf adds the addresses to which a table's maps lead.
+// itself stands among targets for those connections to this host of which the
+// port alone was translated, as for the target self.
+var itself netip.Addr
+
+// targetsOf adds the addresses to which a table's maps and rules lead.
 func targetsOf(t *nft.Table, to map[netip.Addr]bool) {
 	for _, s := range t.Sets {
 		for i, typ := range s.Data {
@@ -112,8 +116,22 @@ func targetsOf(t *nft.Table, to map[netip.Addr]bool) {
 	for _, ch := range t.Chains {
 		for _, r := range ch.Rules {
 			for _, e := range r.Exprs {
-				if d, ok := e.(nft.DNAT); ok && d.Addr.IsValid() {
+				d, ok := e.(nft.DNAT)
+				switch {
+				case !ok:
+				case d.Addr.IsValid():
 					to[d.Addr] = true
+				case d.Choose != nil:
+					for _, c := range d.Choose.Elements {
+						if len(c.Data) == 0 {
+							continue
+						}
+						if a, ok := netip.AddrFromSlice([]byte(c.Data[0])); ok {
+							to[a] = true
+						}
+					}
+				case d.Map == "":
+					to[itself] = true
 				}
 			}
 		}
@@ -129,7 +147,11 @@ func forget(ctx context.Context, targets map[netip.Addr]bool, cut bool) (n int, 
 	}
 	var list []conntrack.Entry
 	err = conntrack.Each(ctx, func(e *conntrack.Entry) bool {
-		if e.Status&conntrack.DNAT == 0 || !targets[e.Reply.Src.Addr().Unmap()] {
+		to := e.Reply.Src.Addr().Unmap()
+		if to == e.Original.Dst.Addr().Unmap() {
+			to = itself
+		}
+		if e.Status&conntrack.DNAT == 0 || !targets[to] {
 			return true
 		}
 		if e.Original.Proto == protoTCP && e.TCPState < tcpTimeWait {

@@ -197,11 +197,12 @@ func (c *compiler) pass(unguarded []pair, outside []string) {
 }
 
 // hear lets in who asks for a port of this process. A listener at an address of
-// the LAN is meant for the LAN.
+// the LAN is meant for the LAN. The sets are Timed, so that these ports close
+// with the service, which nobody listens at for it any more.
 func (c *compiler) hear(outside []string) {
-	any := c.set(setHeard, nft.Set{Key: []nft.Type{nft.NFProtoType, nft.InetProto, nft.InetService}})
-	at4 := c.set(setHeard4, nft.Set{Key: []nft.Type{nft.IPv4Addr, nft.InetProto, nft.InetService}})
-	at6 := c.set(setHeard6, nft.Set{Key: []nft.Type{nft.IPv6Addr, nft.InetProto, nft.InetService}})
+	any := c.set(setHeard, nft.Set{Key: []nft.Type{nft.NFProtoType, nft.InetProto, nft.InetService}, Timed: true})
+	at4 := c.set(setHeard4, nft.Set{Key: []nft.Type{nft.IPv4Addr, nft.InetProto, nft.InetService}, Timed: true})
+	at6 := c.set(setHeard6, nft.Set{Key: []nft.Type{nft.IPv6Addr, nft.InetProto, nft.InetService}, Timed: true})
 	for _, l := range c.w.listens {
 		a := l.At.Addr().Unmap().WithZone("")
 		if !c.w.facing(a, outside) {

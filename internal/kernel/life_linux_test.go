@@ -362,6 +362,33 @@ func stripped(s string) string {
 	return b.String()
 }
 
+func TestCleanCutsWhateverWasTranslated(t *testing.T) {
+	g := newTown(t,
+		"nat wan:80 to 192.168.1.10, 192.168.1.20 policy round-robin",
+		"nat wan:81 to [2001:db8:2::10]:80 deny 2001:db8:ffff::/48",
+		"nat wan:82 to self:8080",
+	)
+	for _, at := range []lab.At{{Host: g.Inside, Address: "192.168.1.10:80"}, {Host: g.Beside, Address: "192.168.1.20:80"},
+		{Host: g.Inside, Address: "[2001:db8:2::10]:80"}, {Host: g.Gateway.Gateway, Address: lab.WAN4 + ":8080"}} {
+		lab.Serve(t, at, lab.Echo)
+	}
+	ways := []string{lab.WAN4 + ":80", lab.WAN4 + ":80", "[" + lab.WAN6 + "]:81", lab.WAN4 + ":82"}
+	for _, at := range ways {
+		g.hold(g.Outside, "", at)
+	}
+	g.k.Close()
+	err := g.Gateway.Gateway.Do(func() error {
+		c, err := Clean(t.Context(), "", false)
+		if c.Cut != len(ways) {
+			t.Errorf("%d connections were cut, want %d", c.Cut, len(ways))
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAStormOfFlushesCostsAFewRepairs(t *testing.T) {
 	g := newTown(t)
 	var heard told

@@ -141,6 +141,31 @@ func TestAnAddressIsClaimedAndLedToAnotherNeighbour(t *testing.T) {
 	}
 }
 
+// The rule that holds back redirects depends on whose the address is, and so
+// does what a status says of it.
+func TestARepairKnowsWhichAddressesAreClaimed(t *testing.T) {
+	a := newArm(t)
+	a.carry(t, "nat "+armAsked+":80 to "+armService+":8080 claim")
+	table := func() string {
+		out, err := a.middle.Command(t, "nft", "list", "table", "inet", "fairlead").Output()
+		if err != nil {
+			t.Fatalf("nft list: %v", err)
+		}
+		return stripped(string(out))
+	}
+	before := table()
+	if out, err := a.middle.Command(t, "nft", "delete table inet fairlead").CombinedOutput(); err != nil {
+		t.Fatalf("nft delete: %v\n%s", err, out)
+	}
+	until(t, "the table is repaired", func() bool { return a.k.Repairs() == 1 })
+	if after := table(); after != before {
+		t.Errorf("the table is another one:\n%s\nbefore:\n%s", after, before)
+	}
+	if p := a.k.Report()[0].Problem; p != nil {
+		t.Errorf("after the repair: %v", p)
+	}
+}
+
 func TestAnAddressThatANeighbourHasIsNotClaimed(t *testing.T) {
 	a := newArm(t)
 	a.client.Addr("eth0", armAsked+"/24")

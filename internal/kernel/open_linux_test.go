@@ -228,14 +228,30 @@ func TestAGuardOutlivesTheServiceAndPinholesDoNot(t *testing.T) {
 	g.k.cfg.Life = 500 * time.Millisecond
 	newDesk(t, g.Inside, ":443")
 	newDesk(t, g.Outside, ":80")
+	newDesk(t, g.Gateway.Gateway, ":8080")
+	g.listens = []Listener{
+		{Net: fairlead.TCP, At: netip.MustParseAddrPort("0.0.0.0:8080")},
+		{Net: fairlead.UDP, At: netip.MustParseAddrPort(lab.WAN4 + ":8080")},
+		{Net: fairlead.TCP, At: netip.MustParseAddrPort("[" + lab.WAN6 + "]:8080")},
+	}
 	g.carry("share lan to wan", "open wan:443 to ["+lab.Inside6+"]")
 	g.answers(g.Outside, "tcp", "["+lab.Inside6+"]:443")
+	g.answers(g.Outside, "tcp", lab.WAN4+":8080")
+	g.answers(g.Outside, "udp", lab.WAN4+":8080")
+	g.answers(g.Outside, "tcp", "["+lab.WAN6+"]:8080")
 	if err := g.k.Leave(); err != nil {
 		t.Fatal(err)
 	}
 	g.k.Close()
 	until(t, "the pinhole ended", func() bool { return g.elements(setPin6) == 0 })
 	g.silent(g.Outside, "tcp", "["+lab.Inside6+"]:443")
+	// Nor do the ports of a process that has ended stay open for another one.
+	until(t, "the process's ports are closed", func() bool {
+		return g.elements(setHeard)+g.elements(setHeard4)+g.elements(setHeard6) == 0
+	})
+	g.silent(g.Outside, "tcp", lab.WAN4+":8080")
+	g.silent(g.Outside, "udp", lab.WAN4+":8080")
+	g.silent(g.Outside, "tcp", "["+lab.WAN6+"]:8080")
 	if s := g.answers(g.Inside, "tcp", lab.Outside4+":80"); !strings.HasPrefix(s, lab.WAN4+":") {
 		t.Errorf("outside sees %s", s)
 	}

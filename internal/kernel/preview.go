@@ -42,10 +42,8 @@ func (k *Kernel) Preview(ctx context.Context, want []*fairlead.Forward) (Preview
 		return v, err
 	}
 	// As if nobody had the addresses that are claimed.
+	w.claims = map[netip.Addr]error{}
 	for key := range claimsOf(want, w) {
-		if w.claims == nil {
-			w.claims = map[netip.Addr]error{}
-		}
 		w.claims[key.addr] = nil
 		u := key.undo()
 		v.Outside = append(v.Outside, "ip address add "+u.Address+" dev "+u.Interface+" (if nobody else has it)")

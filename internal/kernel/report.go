@@ -55,11 +55,14 @@ func (k *Kernel) keep(p *plan) {
 			c.inBefore, c.outBefore = o.tally.meter.In.Load(), o.tally.meter.Out.Load()
 		}
 		list[i] = c
+		if k.led == nil {
+			k.led = map[netip.Addr]bool{}
+		}
 		for _, t := range c.part.targets {
-			if k.led == nil {
-				k.led = map[netip.Addr]bool{}
-			}
 			k.led[t.Addr()] = true
+		}
+		if f := c.part.f; f.Kind != fairlead.KindOpen && slices.ContainsFunc(f.To, func(t fairlead.Target) bool { return t.Host == "self" }) {
+			k.led[itself] = true
 		}
 	}
 	k.lookAround(list)
