@@ -60,6 +60,7 @@ func (k *Kernel) make(ctx context.Context, known map[string]answer) {
 		return
 	}
 	k.claim(w)
+	w.guarded = k.guarded()
 	var p *plan
 	if err := k.inside(func() error { p = k.compile(k.want, w); return nil }); err != nil {
 		k.fail(fairlead.AsProblem(err))

@@ -22,6 +22,7 @@ type world struct {
 	held     []Listener                // of other programs on this host, as far as known: a guard says whom it shuts off
 	claims   map[netip.Addr]error      // of those that forwards claim, how they stand; nil: it is ours
 	lent     map[netip.Addr]bool       // addresses of this host that it has by a claim
+	guarded  []string                  // interfaces that a guard of ours stands before until now
 	now      time.Time                 // for what expires
 }
 

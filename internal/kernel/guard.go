@@ -38,6 +38,7 @@ func (c *compiler) gateway() {
 	var (
 		guarded, unguarded []pair
 		shares             []int
+		kept               []string // guarded all the same
 	)
 	for i, f := range c.want {
 		if f.Kind != fairlead.KindShare || c.failed(i) {
@@ -45,6 +46,12 @@ func (c *compiler) gateway() {
 		}
 		pairs, problem := pairsOf(f, c.w)
 		if problem != nil {
+			if !f.Policy.Unguarded {
+				kept = append(kept, c.w.stillOutside(f)...)
+			}
+			if len(kept) > 0 {
+				problem.Note("note", "the guard still stands before %s", strings.Join(kept, ", "))
+			}
 			c.fail(i, problem)
 			continue
 		}
@@ -60,6 +67,11 @@ func (c *compiler) gateway() {
 		}
 	}
 	outside := sideNames(guarded, func(p pair) string { return p.wan })
+	for _, name := range kept {
+		if !slices.Contains(outside, name) {
+			outside = append(outside, name)
+		}
+	}
 	if len(outside) > 0 {
 		c.guard(guarded, unguarded, outside)
 	}
@@ -78,6 +90,20 @@ func (c *compiler) gateway() {
 			}
 		}
 	}
+}
+
+// stillOutside are the interfaces that a share guards of which one side is not
+// there: a line that is down, or a LAN's interface without its address, must not
+// let in whoever is out there. Where nobody can tell which these are, as without
+// a default route, they are those that were guarded before.
+func (w *world) stillOutside(f *fairlead.Forward) (list []string) {
+	for i := range f.To {
+		list = append(list, w.side(f.To[i].Host)...)
+	}
+	if len(list) == 0 {
+		return w.guarded
+	}
+	return list
 }
 
 // share makes the translation of addresses.

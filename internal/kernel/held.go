@@ -4,11 +4,13 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"fairlead"
 	"fairlead/internal/sys/holder"
+	"fairlead/internal/sys/nft"
 )
 
 // heldFor is how old the list of this host's programs may be that a guard warns
@@ -64,6 +66,36 @@ func (k *Kernel) Guards() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return guards(k.want)
+}
+
+// guarded are the interfaces that a guard of ours stands before, by the last
+// plan or, at first, by what an earlier life left. The lock is held. What
+// cannot be read is found out when the table is loaded.
+func (k *Kernel) guarded() (names []string) {
+	if !guards(k.want) {
+		return nil
+	}
+	var set *nft.Set
+	if k.plan != nil {
+		for i := range k.plan.table.Sets {
+			if s := &k.plan.table.Sets[i]; s.Name == setOutside {
+				set = s
+			}
+		}
+	} else if conn, err := k.open(); err == nil {
+		k.inside(func() error {
+			set, err = conn.ReadSet(nft.Inet, k.cfg.Table, setOutside)
+			return err
+		})
+	}
+	if set == nil {
+		return nil
+	}
+	for _, e := range set.Elements {
+		names = append(names, strings.TrimRight(string(e.Key[0].First), "\x00"))
+	}
+	slices.Sort(names)
+	return names
 }
 
 // guards reports whether one of want keeps others from reaching this host.

@@ -144,6 +144,47 @@ func TestAGuardFollowsTheWAN(t *testing.T) {
 	g.silent(g.Outside, "tcp", "["+lab.Inside6+"]:80")
 }
 
+// Without a default route nobody can tell what is outside, and without an
+// address on its interface what is the LAN: who was kept out is kept out.
+func TestAGuardStaysWhileASideIsMissing(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		wan, lan []string
+	}{{"wan", nil, []string{"lan0"}}, {"lan", []string{"wan0"}, nil}, {"both", nil, nil}} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newTown(t, "share lan to wan")
+			newDesk(t, g.Inside, ":80")
+			newDesk(t, g.Gateway.Gateway, ":81")
+			g.mu.Lock()
+			g.wan, g.lan = c.wan, c.lan
+			g.mu.Unlock()
+			shut := func(when string, k *Kernel) {
+				t.Helper()
+				st := k.Apply(t.Context(), g.k.want)[0]
+				if st.State != fairlead.Broken || st.Problem == nil || st.Problem.Code != fairlead.CodeNoInterface {
+					t.Errorf("%s: %v: %v", when, st.State, st.Problem)
+				}
+				g.silent(g.Outside, "tcp", "["+lab.Inside6+"]:80")
+				g.silent(g.Outside, "tcp", lab.WAN4+":81")
+			}
+			shut("meanwhile", g.k)
+			shut("and again", g.k)
+			g.k.Close()
+			next := g.carrier(nil)
+			shut("after a restart", next)
+			g.mu.Lock()
+			g.wan, g.lan = []string{"wan0"}, []string{"lan0"}
+			g.mu.Unlock()
+			if st := next.Apply(t.Context(), g.k.want)[0]; st.Problem != nil {
+				t.Errorf("when it is back: %v", st.Problem)
+			}
+			// A share that is taken out takes its guard along.
+			next.Apply(t.Context(), nil)
+			g.answers(g.Outside, "tcp", lab.WAN4+":81")
+		})
+	}
+}
+
 func TestARelaysPortIsReachedThroughTheGuard(t *testing.T) {
 	g := newTown(t)
 	newDesk(t, g.Gateway.Gateway, ":8080")

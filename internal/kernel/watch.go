@@ -200,6 +200,7 @@ func (k *Kernel) repair() (did, failed *fairlead.Problem) {
 	if err != nil {
 		return nil, fairlead.AsProblem(err)
 	}
+	w.guarded = k.guarded()
 	p := k.compile(k.want, w)
 	explainNames(p, known)
 	if err := k.load(p.table); err != nil {
