@@ -14,7 +14,7 @@ import (
 // only together with docs/design.md, never to make a build pass.
 var floors = [][]string{
 	{"fairlead"},
-	{"internal/wire/proxyproto", "internal/wire/packet", "internal/wire/sniff", "internal/sys/sock", "internal/sys/holder", "internal/sys/netmon", "internal/sys/service", "internal/sys/nft", "internal/sys/conntrack", "internal/sys/firewalls", "internal/sys/claim", "internal/sys/inject"},
+	{"internal/wire/proxyproto", "internal/wire/packet", "internal/wire/sniff", "internal/wire/dhcp", "internal/sys/sock", "internal/sys/holder", "internal/sys/netmon", "internal/sys/service", "internal/sys/nft", "internal/sys/conntrack", "internal/sys/firewalls", "internal/sys/claim", "internal/sys/inject"},
 	{"internal/place", "internal/certs"},
 	{"internal/relay", "internal/kernel"},
 	{"internal/engine"},
