@@ -1,8 +1,8 @@
 package kernel
 
 import (
-	"net/netip"
 	"slices"
+	"strings"
 
 	"fairlead"
 	"fairlead/internal/sys/nft"
@@ -65,37 +65,35 @@ func fitsALG(f *fairlead.Forward) *fairlead.Problem {
 // told apart by the port that was asked for.
 const chainHelpers = "helpers"
 
-// algOf puts the connections of f that lead to host, or to this host itself for
-// the zero Addr, into the map of the helpers.
-func (c *compiler) alg(f *fairlead.Forward, host netip.Addr, to, asked fairlead.Ports) {
+// helperOf is the chain that gives f's connections their helper, and the words
+// that ask for it; "" where they get none.
+func helperOf(f *fairlead.Forward, proto uint8) (chain, word string) {
 	a := algOf(f.Policy.ALG)
-	if a == nil {
-		return
+	if a == nil || a.types[proto] == "" {
+		return "", ""
 	}
-	for _, proto := range protos(f.At.Net) {
-		typ := a.types[proto]
-		if typ == "" {
-			continue
-		}
-		name := a.word + "_" + protoName(proto)
-		use := "use_" + name
-		if c.chainNamed[use] == nil {
-			c.helpers = append(c.helpers, nft.Helper{Name: name, Type: typ, Proto: proto})
-			c.rule(use, nft.UseHelper{Name: name})
-		}
-		like := nft.Set{Key: []nft.Type{nft.InetService, nft.InetService}, Verdicts: true, Interval: true}
-		key := []nft.Range{portRange(to), portRange(asked)}
-		var fam *family
-		if host.IsValid() {
-			fam = familyOf(host)
-			like.Key = append([]nft.Type{fam.typ}, like.Key...)
-			key = append([]nft.Range{nft.One(nft.Addr(host))}, key...)
-		}
-		set := c.set(helperMap(proto, fam), like)
-		if !slices.ContainsFunc(set.Elements, func(e nft.Element) bool { return slices.Equal(e.Key, key) }) {
-			set.Elements = append(set.Elements, nft.Element{Key: key, Verdict: nft.Goto(use)})
-		}
+	return "use_" + a.helper(proto), "alg " + a.word
+}
+
+// helper is the name of the helper's object.
+func (a *alg) helper(proto uint8) string { return a.word + "_" + protoName(proto) }
+
+// helperElement puts connections into the maps of the helpers.
+func (c *compiler) helperElement(t *trait) {
+	if c.chainNamed[t.chain] == nil {
+		a := algOf(strings.TrimPrefix(t.word, "alg "))
+		name := a.helper(t.at.proto)
+		c.helpers = append(c.helpers, nft.Helper{Name: name, Type: a.types[t.at.proto], Proto: t.at.proto})
+		c.rule(t.chain, nft.UseHelper{Name: name})
 	}
+	like := nft.Set{Key: []nft.Type{nft.InetService, nft.InetService}, Verdicts: true, Interval: true}
+	var fam *family
+	if t.at.host.IsValid() {
+		fam = familyOf(t.at.host)
+		like.Key = append([]nft.Type{fam.typ}, like.Key...)
+	}
+	set := c.set(helperMap(t.at.proto, fam), like)
+	set.Elements = append(set.Elements, nft.Element{Key: t.key(), Verdict: nft.Goto(t.chain)})
 }
 
 func helperMap(proto uint8, fam *family) string {
@@ -104,30 +102,6 @@ func helperMap(proto uint8, fam *family) string {
 		name += fam.digit
 	}
 	return name
-}
-
-// algOfRoute does so for all that r leads to.
-func (c *compiler) algOfRoute(r *route) {
-	if r.f.Policy.ALG == "" {
-		return
-	}
-	for _, t := range r.turns() {
-		for i := range r.dests {
-			to := t.ports
-			if t.to != nil {
-				to = fairlead.Ports{First: t.to[i], Last: t.to[i]}
-			}
-			if r.dests[i].self {
-				c.alg(r.f, netip.Addr{}, to, t.ports)
-				continue
-			}
-			for _, fam := range families {
-				if a, ok := r.dests[i].at(fam); ok {
-					c.alg(r.f, a, to, t.ports)
-				}
-			}
-		}
-	}
 }
 
 // helping makes the chains that look new connections up, before any filter.

@@ -59,7 +59,7 @@ func compile(want []*fairlead.Forward, w *world) *plan {
 		w: w, want: want, parts: make([]part, len(want)),
 		setNamed: map[string]*nft.Set{}, chainNamed: map[string]*nft.Chain{},
 		names: map[string]bool{}, taken: map[spot][]span{}, accounts: map[account]int{},
-		rewritten: map[sourceKey]string{},
+		traits: map[traitAt]*known{},
 	}
 	for i, f := range want {
 		c.parts[i].f = f
@@ -114,10 +114,10 @@ type compiler struct {
 	chainNamed map[string]*nft.Chain
 	helpers    []nft.Helper
 
-	names     map[string]bool // bases of the forwards' own chains
-	taken     map[spot][]span // ports of each spot, ascending
-	accounts  map[account]int
-	rewritten map[sourceKey]string // the chain that an element of source leads to
+	names    map[string]bool // bases of the forwards' own chains
+	taken    map[spot][]span // ports of each spot, ascending
+	accounts map[account]int
+	traits   map[traitAt]*known
 }
 
 // set is the set of that name, made like one.

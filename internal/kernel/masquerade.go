@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"fairlead"
 	"fairlead/internal/sys/nft"
 )
 
@@ -18,86 +17,52 @@ const chainSource = "source"
 // by the interface by which it came.
 const setHairpin = "hairpin"
 
-// A rewriting is what becomes of the source of r's connections, as a chain to
-// go to; "" is what suits the way back.
-func (c *compiler) rewriting(r *route, fam *family) string {
+// rewriting is what r's sentence says of the source of its connections: a chain
+// to go to, and the words; "" is what suits the way back.
+func (c *compiler) rewriting(r *route, fam *family) (chain, word string) {
 	p := &r.f.Policy
 	switch {
 	case p.Source == "keep":
-		if c.chainNamed["as_is"] == nil {
-			c.rule("as_is", nft.Accept)
-		}
-		return "as_is"
+		return chainAsIs, "source keep"
 	case p.Source != "":
-		for _, word := range strings.Split(p.Source, ",") {
-			a, err := netip.ParseAddr(strings.TrimSpace(word))
-			if a = a.Unmap(); err != nil || familyOf(a) != fam {
-				continue
+		for _, text := range strings.Split(p.Source, ",") {
+			a, err := netip.ParseAddr(strings.TrimSpace(text))
+			if a = a.Unmap(); err == nil && familyOf(a) == fam {
+				return chainAs + strings.ReplaceAll(a.String(), ":", "_"), "source " + a.String()
 			}
-			chain := "as_" + strings.ReplaceAll(a.String(), ":", "_")
-			if c.chainNamed[chain] == nil {
-				c.rule(chain, nft.SNAT{Family: fam.proto, Addr: a})
-			}
-			return chain
 		}
 	case p.Masquerade:
-		if c.chainNamed["as_us"] == nil {
-			c.rule("as_us", nft.Masquerade{})
-		}
-		return "as_us"
+		return chainAsUs, "masquerade"
 	}
-	return ""
+	return "", ""
 }
 
-// sourceOf puts r's targets into the maps of source, where its sentence says
-// something of the source. Connections are known again there by the target,
-// its port and the port that was asked for.
-func (c *compiler) sourceOf(r *route) {
-	for _, fam := range families {
-		chain := c.rewriting(r, fam)
-		if chain == "" {
-			continue
-		}
-		for _, t := range r.turns() {
-			for i := range r.dests {
-				a, ok := r.dests[i].at(fam)
-				if !ok {
-					continue
-				}
-				to := t.ports
-				if t.to != nil {
-					to = fairlead.Ports{First: t.to[i], Last: t.to[i]}
-				}
-				for _, proto := range protos(r.f.At.Net) {
-					c.sourceElement(r, fam, proto, a, to, t.ports, chain)
-				}
-			}
+// The chains that rewrite the source, or leave it as it is.
+const (
+	chainAs   = "as_" // an address follows
+	chainAsIs = "as_is"
+	chainAsUs = "as_us"
+)
+
+// sourceElement puts connections into the maps of source. They are known again
+// there by the target, its port and the port that was asked for.
+func (c *compiler) sourceElement(t *trait) {
+	fam := familyOf(t.at.host)
+	if c.chainNamed[t.chain] == nil {
+		switch t.chain {
+		case chainAsIs:
+			c.rule(t.chain, nft.Accept)
+		case chainAsUs:
+			c.rule(t.chain, nft.Masquerade{})
+		default:
+			_, text, _ := strings.Cut(t.word, " ")
+			c.rule(t.chain, nft.SNAT{Family: fam.proto, Addr: netip.MustParseAddr(text)})
 		}
 	}
-}
-
-func (c *compiler) sourceElement(r *route, fam *family, proto uint8, a netip.Addr, to, asked fairlead.Ports, chain string) {
-	like := nft.Set{Key: []nft.Type{fam.typ, nft.InetService, nft.InetService}, Verdicts: true}
-	name := sourceMap(proto, fam, asked.First < asked.Last)
-	like.Interval = asked.First < asked.Last
-	e := nft.Element{Key: []nft.Range{nft.One(nft.Addr(a)), portRange(to), portRange(asked)}, Verdict: nft.Goto(chain)}
-	s := c.set(name, like)
-	id := sourceKey{name, a, to, asked}
-	if was, ok := c.rewritten[id]; ok {
-		if was != chain {
-			c.fail(r.i, fairlead.Problemf(fairlead.CodeCannotHonour, "another forward leads the same port to %s, and says something else of the source", netip.AddrPortFrom(a, to.First)))
-		}
-		return
-	}
-	c.rewritten[id] = chain
-	s.Elements = append(s.Elements, e)
-}
-
-// A sourceKey tells elements of the maps of source apart.
-type sourceKey struct {
-	name      string
-	a         netip.Addr
-	to, asked fairlead.Ports
+	wide := t.asked.First < t.asked.Last
+	like := nft.Set{Key: []nft.Type{fam.typ, nft.InetService, nft.InetService}, Verdicts: true, Interval: wide}
+	s := c.set(sourceMap(t.at.proto, fam, wide), like)
+	s.Elements = append(s.Elements, nft.Element{Key: t.key(), Verdict: nft.Goto(t.chain)})
 }
 
 func sourceMap(proto uint8, fam *family, wide bool) string {

@@ -72,7 +72,14 @@ func (c *compiler) translate() {
 		}
 		routes = append(routes, r)
 	}
+	led := routes[:0]
 	for _, r := range routes {
+		if p := c.agree(r); p != nil {
+			c.giveUp(r, len(r.doors))
+			c.fail(r.i, p)
+			continue
+		}
+		led = append(led, r)
 		r.doors = slices.DeleteFunc(r.doors, func(d door) bool {
 			if !d.side {
 				return false
@@ -82,6 +89,7 @@ func (c *compiler) translate() {
 		})
 		c.lead(r)
 	}
+	c.disagreements(led)
 	c.lookups()
 	c.accountRules()
 	c.sources()
@@ -370,8 +378,7 @@ func (c *compiler) lead(r *route) {
 			}
 		}
 	}
-	c.sourceOf(r)
-	c.algOfRoute(r)
+	c.say(r)
 	c.claimed(r.i, r.f)
 	c.accountsOf(r)
 }
