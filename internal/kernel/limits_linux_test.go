@@ -86,6 +86,34 @@ func TestLimitsOnConnectionsRefuse(t *testing.T) {
 	}
 }
 
+// Whoever has had enough gets no more because another forward came or went, even
+// one that needs chains at hooks of its own.
+func TestLimitsLiveThroughAReload(t *testing.T) {
+	limited := []string{"nat wan:80 to 192.168.1.10 max-conns 2", "nat wan:81 to 192.168.1.10:80 max-conns-per-source 1"}
+	g := newTown(t, limited...)
+	lab.Serve(t, lab.At{Host: g.Inside, Address: "192.168.1.10:80"}, lab.Echo)
+	enough := func(after string) {
+		t.Helper()
+		for _, at := range []string{"203.0.113.1:80", "203.0.113.1:81"} {
+			if c, refused := g.hold(g.Outside, "", at); !refused {
+				c.Close()
+				t.Errorf("after %s one more connection to %s was let in", after, at)
+			}
+		}
+	}
+	g.hold(g.Outside, "", "203.0.113.1:80")
+	g.hold(g.Outside, "", "203.0.113.1:80")
+	g.hold(g.Outside, "", "203.0.113.1:81")
+	enough("the first ones")
+	for _, more := range []string{"share lan to wan", "nat wan:2121 to 192.168.1.10:21 alg ftp", "nat wan:9000-9005/udp to self:9100-9105",
+		"nat 192.168.1.3:80 to 192.168.1.10", "nat wan:82 to [2001:db8:2::10] max-conns 5"} {
+		g.carry(append(limited[:2:2], more)...)
+		enough(more)
+		g.carry(limited...)
+		enough(more + " was taken out")
+	}
+}
+
 func TestLimitsOnRatesRefuse(t *testing.T) {
 	g := newTown(t,
 		"nat wan:80/tcp+udp to 192.168.1.10 rate 1/s",

@@ -36,7 +36,7 @@ type Change struct {
 	Table  string
 
 	AddSets    []Set   // with their elements
-	AddChains  []Chain // without a hook, with their rules
+	AddChains  []Chain // with their rules
 	Refill     []Chain // chains that get other rules
 	AddHelpers []Helper
 	Drop       []Elements
@@ -54,8 +54,8 @@ type Elements struct {
 }
 
 // Diff is the change that makes old into t, which have the same family and
-// name. ok is false where that takes a Replace: another hook, another type of a
-// set. What was counted and what is left of a timeout are no difference. The
+// name. ok is false where that takes a Replace: another hook of a chain, another
+// type of a set. What was counted and what is left of a timeout are no difference. The
 // elements of a set that is Dynamic are added to and never dropped: rules made
 // them.
 func Diff(old, t *Table) (ch Change, ok bool) { return diff(old, t) }

@@ -136,8 +136,6 @@ func (ch *Change) chains(old, want []Chain) (ok bool) {
 		c := &want[i]
 		was := had[c.Name]
 		switch {
-		case was == nil && c.Hook != nil:
-			return false
 		case was == nil:
 			ch.AddChains = append(ch.AddChains, *c)
 		case (was.Hook == nil) != (c.Hook == nil), c.Hook != nil && !was.Hook.same(c.Hook):
@@ -147,13 +145,9 @@ func (ch *Change) chains(old, want []Chain) (ok bool) {
 		}
 	}
 	for i := range old {
-		if has[old[i].Name] != nil {
-			continue
+		if has[old[i].Name] == nil {
+			ch.DropChains = append(ch.DropChains, old[i].Name)
 		}
-		if old[i].Hook != nil {
-			return false
-		}
-		ch.DropChains = append(ch.DropChains, old[i].Name)
 	}
 	return true
 }

@@ -246,7 +246,6 @@ func TestOtherFormsTakeAReplace(t *testing.T) {
 		"policy":        func(t *Table) { t.Chains[0].Hook.Drop = true },
 		"another hook":  func(t *Table) { t.Chains[1].Hook = &Hook{Type: "filter", Hook: "output"} },
 		"no hook":       func(t *Table) { t.Chains[0].Hook = nil },
-		"fewer hooks":   func(t *Table) { t.Chains = t.Chains[1:] },
 		"other helper":  func(t *Table) { t.Helpers[0].Type = "tftp" },
 		"another table": func(t *Table) { t.Name = "u" },
 	} {
