@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"net/netip"
 	"strings"
 
 	"fairlead/internal/sys/nft"
@@ -88,21 +87,21 @@ func (c *compiler) accountsOf(r *route) {
 		switch {
 		case d.group == byIface: // known by its addresses
 		case d.group == byAny:
-			c.accountElements(r, nil, d.addr)
+			c.accountElements(r, d, nil)
 		case r.takes(familyOf(d.addr)):
-			c.accountElements(r, familyOf(d.addr), d.addr)
+			c.accountElements(r, d, familyOf(d.addr))
 		}
 	}
 }
 
-func (c *compiler) accountElements(r *route, fam *family, at netip.Addr) {
+func (c *compiler) accountElements(r *route, d *door, fam *family) {
 	for _, proto := range protos(r.f.At.Net) {
-		for _, ports := range r.f.At.Ports {
+		for _, ports := range d.all(proto, r.f.At.Ports) {
 			like := nft.Set{Key: []nft.Type{nft.InetService}, Counted: true, Interval: ports.First < ports.Last}
 			key := []nft.Range{portRange(ports)}
 			if fam != nil {
 				like.Key = []nft.Type{fam.typ, nft.InetService}
-				key = []nft.Range{nft.One(nft.Addr(at)), portRange(ports)}
+				key = []nft.Range{nft.One(nft.Addr(d.addr)), portRange(ports)}
 			}
 			name := accountSets(proto, fam, like.Interval)
 			c.accounts[accountOf(name, key)] = r.i

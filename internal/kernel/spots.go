@@ -99,6 +99,8 @@ type door struct {
 	iface string     // byIface
 	only  *family    // byAny: nil for both
 	side  bool       // for those who come around; it yields to a forward at that very address
+
+	left map[uint8][]fairlead.Ports // of a side: what is not yielded, by protocol
 }
 
 // serves reports whether packets of the family come in there.
@@ -110,6 +112,22 @@ func (d *door) serves(fam *family) bool {
 		return d.only == fam
 	}
 	return true
+}
+
+// all are those of the ports, of a protocol, at which the door is the forward's.
+func (d *door) all(proto uint8, of []fairlead.Ports) []fairlead.Ports {
+	if !d.side {
+		return of
+	}
+	var list []fairlead.Ports
+	for _, r := range of {
+		for _, l := range d.left[proto] {
+			if l.First <= r.Last && r.First <= l.Last {
+				list = append(list, fairlead.Ports{First: max(l.First, r.First), Last: min(l.Last, r.Last)})
+			}
+		}
+	}
+	return list
 }
 
 // key is the beginning of the keys of its elements.
@@ -220,19 +238,13 @@ func (c *compiler) take(s spot, p fairlead.Ports, i int) {
 	c.taken[s] = slices.Insert(spans, at, span{p, i})
 }
 
-// free takes the ports of a door, or says whose they are. Of a side door that
-// is another's, ok is false and there is no problem.
-func (c *compiler) free(i int, d *door) (ok bool, p *fairlead.Problem) {
+// free takes the ports of a door, all or none, or says whose they are.
+func (c *compiler) free(i int, d *door) *fairlead.Problem {
 	f := c.want[i]
 	for _, proto := range protos(f.At.Net) {
-		s := d.spot(proto)
 		for _, ports := range f.At.Ports {
-			other, met := c.meets(s, ports)
-			if met && d.side {
-				return false, nil
-			}
-			if met {
-				return false, fairlead.Problemf(fairlead.CodeOverlap, "%s is where %q listens, too", f.At.String(), c.want[other].Name)
+			if other, met := c.meets(d.spot(proto), ports); met {
+				return fairlead.Problemf(fairlead.CodeOverlap, "%s is where %q listens, too", f.At.String(), c.want[other].Name)
 			}
 		}
 	}
@@ -241,7 +253,44 @@ func (c *compiler) free(i int, d *door) (ok bool, p *fairlead.Problem) {
 			c.take(d.spot(proto), ports, i)
 		}
 	}
-	return true, nil
+	return nil
+}
+
+// yield takes the ports of a side door that are nobody's, and reports whether
+// there are any.
+func (c *compiler) yield(i int, d *door) bool {
+	f := c.want[i]
+	d.left = map[uint8][]fairlead.Ports{}
+	for _, proto := range protos(f.At.Net) {
+		s := d.spot(proto)
+		for _, ports := range f.At.Ports {
+			for _, p := range c.between(s, ports) {
+				c.take(s, p, i)
+				d.left[proto] = append(d.left[proto], p)
+			}
+		}
+	}
+	return len(d.left) > 0
+}
+
+// between are the ports of p that are not taken.
+func (c *compiler) between(s spot, p fairlead.Ports) (list []fairlead.Ports) {
+	next := int(p.First)
+	spans := c.taken[s]
+	at, _ := slices.BinarySearchFunc(spans, p.First, func(s span, first uint16) int { return cmp.Compare(s.ports.Last, first) })
+	for _, t := range spans[at:] {
+		if t.ports.First > p.Last {
+			break
+		}
+		if int(t.ports.First) > next {
+			list = append(list, fairlead.Ports{First: uint16(next), Last: t.ports.First - 1})
+		}
+		next = int(t.ports.Last) + 1
+	}
+	if next <= int(p.Last) {
+		list = append(list, fairlead.Ports{First: uint16(next), Last: p.Last})
+	}
+	return list
 }
 
 func protos(n fairlead.Network) []uint8 {

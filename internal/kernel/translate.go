@@ -80,13 +80,13 @@ func (c *compiler) translate() {
 			continue
 		}
 		led = append(led, r)
-		r.doors = slices.DeleteFunc(r.doors, func(d door) bool {
-			if !d.side {
-				return false
+		doors := r.doors[:0]
+		for _, d := range r.doors {
+			if !d.side || c.yield(r.i, &d) {
+				doors = append(doors, d)
 			}
-			ok, _ := c.free(r.i, &d)
-			return !ok
-		})
+		}
+		r.doors = doors
 		c.lead(r)
 	}
 	c.disagreements(led)
@@ -99,7 +99,7 @@ func (c *compiler) translate() {
 func (c *compiler) firm(r *route) *fairlead.Problem {
 	for n := range r.doors {
 		if d := &r.doors[n]; !d.side {
-			if _, p := c.free(r.i, d); p != nil {
+			if p := c.free(r.i, d); p != nil {
 				c.giveUp(r, n)
 				return p
 			}
@@ -356,7 +356,7 @@ func (c *compiler) lead(r *route) {
 	for n := range r.doors {
 		d := &r.doors[n]
 		for _, proto := range protos(r.f.At.Net) {
-			for _, ports := range r.f.At.Ports {
+			for _, ports := range d.all(proto, r.f.At.Ports) {
 				if d.group == byIface && slices.ContainsFunc(r.doors, func(s door) bool { return s.side }) {
 					continue // its addresses are listed
 				}
@@ -412,7 +412,7 @@ func (c *compiler) elements(r *route, d *door, fam *family, t *turn, chain strin
 	}
 	set := c.set(name, like)
 	for _, proto := range protos(r.f.At.Net) {
-		for _, ports := range pieces {
+		for _, ports := range d.all(proto, pieces) {
 			e := nft.Element{Key: append(d.key(), nft.One(nft.Byte(proto)), portRange(ports)), Data: data, Timeout: r.timeout}
 			if chain != "" {
 				e.Verdict = nft.Goto(chain)

@@ -309,6 +309,36 @@ func TestSourceIsWhatTheSentenceSays(t *testing.T) {
 	}
 }
 
+// A forward at an address takes from one at its interface what it names, and
+// nothing else: neither from clients who come around nor of what is counted.
+func TestAnAddressTakesNothingMoreFromItsInterface(t *testing.T) {
+	g := newTown(t,
+		"nat wan:80-90/tcp+udp to 192.168.1.10:1080-1090", "nat wan:8000-8010/tcp+udp to 192.168.1.10 deny 198.51.100.77/32",
+		"nat 203.0.113.1:85/tcp+udp to 192.168.1.10:5000", "nat 203.0.113.1:8005/tcp to 192.168.1.10:5000",
+	)
+	g.routes()
+	for _, port := range []string{"1080", "1090", "5000", "8000", "8005", "8010"} {
+		newDesk(t, g.Inside, "192.168.1.10:"+port)
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		for _, port := range []string{"80", "85", "90", "8000", "8005", "8010"} {
+			g.said(g.Outside, network, "203.0.113.1:"+port, lab.Outside4, "inside")
+			g.said(g.Beside, network, "203.0.113.1:"+port, lab.LAN4, "inside")
+			g.said(g.Gateway.Gateway, network, "203.0.113.1:"+port, "", "inside")
+		}
+	}
+	list := g.k.Report()
+	g.k.recount(true)
+	for i, want := range []int64{12, 15, 6, 3} {
+		if n := list[i].Meter.Flows.Load(); n != want {
+			t.Errorf("%s: %d flows, want %d", list[i].Forward.Expr, n, want)
+		}
+	}
+	if want := "203.0.113.1:80-84/tcp 203.0.113.1:86-90/tcp 203.0.113.1:80-84/udp 203.0.113.1:86-90/udp"; strings.Join(list[0].Bound, " ") != want {
+		t.Errorf("bound %q, want %s", list[0].Bound, want)
+	}
+}
+
 // The textbook: three hosts and the target on one network, and an address that
 // is nobody's but is routed to us. The client believes that it talked with it.
 func TestOneArm(t *testing.T) {
