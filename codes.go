@@ -109,6 +109,9 @@ const (
 	CodeNotAllowed     Code = "FL-806"
 	CodeReloadFailed   Code = "FL-807"
 	CodeAPI            Code = "FL-808"
+	CodeNotInstallable Code = "FL-810"
+	CodeInTheWay       Code = "FL-811"
+	CodeInstallFailed  Code = "FL-812"
 	CodeUsage          Code = "FL-901"
 	CodeFailed         Code = "FL-999"
 )
@@ -316,9 +319,9 @@ They last until the next start of the machine; put them where your system keeps 
 	{CodeForwardingOff, "this host does not forward packets",
 		`The target is another machine, and this host passes no packets of that family on: the parameter net.ipv4.ip_forward (IPv6: net.ipv6.conf.all.forwarding) is 0, as it is on machines that are no routers. The table is loaded, and clients get no answer until it is switched on.
 
-It is not switched on unasked: it makes this host a router for everybody whose packets reach it. Switch it on, and guard the host ("share lan to wan" has a guard), or have a process carry the forward, which needs no forwarding: kind "forward".
+It is not switched on unasked: it makes this host a router for everybody whose packets reach it. "fairlead install --forwarding" switches it on, also for the next start of the machine, and "fairlead uninstall" puts back what was there before. Switch it on, and guard the host ("share lan to wan" has a guard), or have a process carry the forward, which needs no forwarding: kind "forward".
 
-With IPv6 forwarding on, a host takes no default route from router advertisements any more, unless net.ipv6.conf.INTERFACE.accept_ra is 2.`},
+With IPv6 forwarding on, a host takes no default route from router advertisements any more, unless net.ipv6.conf.INTERFACE.accept_ra is 2. "fairlead install --forwarding" sets that where such a route leads.`},
 	{CodeNoHairpin, "clients on the target's own network get no answer",
 		`Client and target are neighbours. The packet comes here, is led to the target with the client's address as its source, and the target answers its neighbour directly. The client asked another address and throws that answer away.
 
@@ -402,6 +405,14 @@ Where somebody has the address, it is left to him. Either take one that is free,
 		`The file has errors, so the service keeps what it had. The errors are listed; "fairlead validate" shows them as well.`},
 	{CodeAPI, "the service answered with an error",
 		`The service did not understand or could not do what was asked. An old service and a new command may not know the same words: compare "fairlead version".`},
+	{CodeNotInstallable, "this cannot be installed as a service",
+		`The unit names the program by the path that it has, and runs it with rights over the network for as long as the machine runs. So it has to be at a place that lasts, that the service can see (it does not see /home, /root and /tmp), and where nobody but root can put another program in its stead: /usr/local/bin, or where a package puts it. The same holds for the file of forwards.
+
+On a machine without systemd there is nothing to install: have its own service manager run "fairlead up", as root or with the capabilities that the unit in packaging/systemd gives.`},
+	{CodeInTheWay, "a file is there already, and says something else",
+		`"fairlead install" would write this file, and somebody else has written another one at its place. Nothing was changed. With --force it is replaced, and "fairlead uninstall" puts the old one back.`},
+	{CodeInstallFailed, "a step of installing or uninstalling failed",
+		`Of an installation nothing is left: the steps that were done before this one were undone, unless the message says otherwise. What "fairlead uninstall" could not do is remembered, and done when it is run again.`},
 	{CodeUsage, "the command was not understood",
 		`"fairlead help" lists the commands, "fairlead help COMMAND" explains one.`},
 	{CodeFailed, "something else failed",

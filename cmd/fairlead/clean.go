@@ -22,8 +22,9 @@ changed elsewhere: kernel parameters, addresses, rules of other firewalls.
 After the end of the service nothing of this is needed: the kernel lets new
 connections in for half a minute, so that a restart refuses nobody, and then no
 more. What stays is an empty table, the guard of "share", and whatever established
-connections need. Clean removes those as well; it is for taking fairlead off a
-machine. It refuses while the service runs.`,
+connections need. Clean removes those as well. It refuses while the service runs.
+What "fairlead install" set up stays; "fairlead uninstall" does what clean does, and
+takes that away too.`,
 		GroupID: groupProgram,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.clean(force, dry) },

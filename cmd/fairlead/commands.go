@@ -70,7 +70,7 @@ A bare port listens on this machine only, :8080 on every address.`,
 	root.AddCommand(p.killCommand(), p.reloadCommand())
 	root.AddCommand(p.fileCommands()...)
 	root.AddCommand(p.planCommand())
-	root.AddCommand(p.upCommand(), p.cleanCommand(), p.versionCommand(), p.completionCommand(root))
+	root.AddCommand(p.upCommand(), p.installCommand(), p.uninstallCommand(), p.cleanCommand(), p.versionCommand(), p.completionCommand(root))
 	root.SetHelpCommand(p.helpCommand(root))
 	for _, c := range root.Commands() {
 		if c.Args != nil {

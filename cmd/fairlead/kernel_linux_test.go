@@ -249,12 +249,16 @@ func TestAServiceThatIsRestartedRefusesNobody(t *testing.T) {
 }
 
 // found is all that a forward could have changed on a machine.
-func (s *site) found() string {
-	return shell(s.t, s.Gateway.Gateway, `nft list ruleset
+func (s *site) found() string { return everything(s.t, s.Gateway.Gateway) }
+
+// everything is what a host's network has but for traffic.
+func everything(t *testing.T, host *lab.Host) string {
+	t.Helper()
+	return shell(t, host, `nft list ruleset
 ip rule; ip -6 rule
-ip route show table all | sort; ip -6 route show table all | sed 's/ expires [^ ]*//' | sort
+{ ip route show table all; ip -6 route show table all; } | sed 's/ expires [^ ]*//' | sort -u
 ip -o address | sed 's/valid_lft.*//' | sort
-find /proc/sys/net/ipv4 /proc/sys/net/ipv6/conf /proc/sys/net/netfilter -type f -readable ! -name '*_count' ! -name 'tcp_fastopen_key' ! -name 'flush' ! -name 'stable_secret' | sort | xargs grep . /dev/null 2>/dev/null || true`)
+find /proc/sys/net -type f -readable ! -name '*_count' ! -name 'tcp_fastopen_key' ! -name 'flush' ! -name 'stable_secret' | sort | xargs grep . /dev/null 2>/dev/null || true`)
 }
 
 func TestCleanLeavesTheMachineAsItWasFound(t *testing.T) {

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 		activated()
 	case "crowd":
 		crowd()
+	case "housed":
+		housed()
 	}
 	os.Exit(run(m))
 }
@@ -52,7 +54,7 @@ func run(m *testing.M) int {
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
 	}
-	for _, name := range []string{"nobody", "limited", "activated", "crowd"} {
+	for _, name := range []string{"nobody", "limited", "activated", "crowd", "housed"} {
 		if err == nil {
 			err = os.Symlink(self, filepath.Join(dir, name))
 		}

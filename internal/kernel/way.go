@@ -113,8 +113,8 @@ func forwardingOff(v6 bool) *fairlead.Problem {
 		return nil
 	}
 	p := fairlead.Problemf(fairlead.CodeForwardingOff, "%s forwarding is off on this host (%s = 0): no packet gets to the target", family, key).
-		Fix("switch it on, for now", "sudo sysctl -w "+key+"=1").
-		Fix("and for the next start of the machine", "echo '"+key+" = 1' | sudo tee /etc/sysctl.d/50-fairlead.conf")
+		Fix("switch it on for good, with the service (uninstall puts it back)", "sudo fairlead install --forwarding").
+		Fix("only for now", "sudo sysctl -w "+key+"=1")
 	p.Warning = true
 	return p
 }

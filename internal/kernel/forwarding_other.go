@@ -1,0 +1,7 @@
+//go:build !linux
+
+package kernel
+
+import "errors"
+
+func advertised() ([]string, error) { return nil, errors.ErrUnsupported }
