@@ -205,8 +205,8 @@ func (w *walk) lostInRouting(dst netip.AddrPort) *Report {
 		if v6 {
 			p.Note("note", "an interface that gets its address from router advertisements needs accept_ra = 2 with it")
 		}
-		return fail(key+" = "+value, p.Fix("switch it on, for now", "sysctl -w "+key+"=1").
-			Fix("for good, with the service (uninstall puts it back)", "fairlead install --forwarding"))
+		p.Note("note", "for good, and with the service: fairlead install --forwarding")
+		return fail(key+" = "+value, p.Fix("switch it on, for now", "sysctl -w "+key+"=1"))
 	case errors.Is(err, netmon.ErrSource) && mode > 0:
 		evidence := fmt.Sprintf("rp_filter = %d on %s", mode, w.link)
 		p := fairlead.Problemf(fairlead.CodeReversePath, "the check of the reverse path drops the packet on %s", w.link)
