@@ -102,6 +102,12 @@ const (
 	CodeNoWay         Code = "FL-642"
 	CodeClaim         Code = "FL-650"
 
+	CodeNotExpressed   Code = "FL-680"
+	CodePartOfClients  Code = "FL-681"
+	CodeNoAnchor       Code = "FL-682"
+	CodeNoPacketFilter Code = "FL-683"
+	CodeFilterRefused  Code = "FL-684"
+
 	CodeNoService      Code = "FL-801"
 	CodeNoSuchForward  Code = "FL-803"
 	CodeNoSuchConn     Code = "FL-804"
@@ -390,6 +396,19 @@ Where one of them is meant to be reached from outside, the SSH server you came b
 		`A forward with "claim" takes the address that it listens at, when nobody has it: the neighbours are asked first (RFC 5227; for IPv6 by the kernel, RFC 4862), which takes some seconds, then the interface gets the address, and they are told. The address has a life of thirty seconds that is renewed as long as the forward is carried, so that the kernel takes it away when this program is killed.
 
 Where somebody has the address, it is left to him. Either take one that is free, or leave the address to its owner and lead the clients here by a route on each of them; the other ports of the address then stay where they are. Interfaces without ARP, such as tunnels, have no neighbours that could be asked.`},
+
+	{CodeNotExpressed, "the packet filter cannot express the forward",
+		`On FreeBSD, OpenBSD and macOS kinds nat, open and share are rules of pf or ipfw. Those filters know less than nftables: what they cannot do exactly as the sentence says is refused as a whole, and no rule of it is loaded. The message says which word it is.
+
+A process can carry most of it: kind "forward". "fairlead plan --for pf" (openbsd-pf, ipfw) says beforehand what would be loaded and what is refused, on any system.`},
+	{CodePartOfClients, "only clients who come in by that interface are led",
+		`ipfw translates addresses at one interface, IPv4 only: who comes in there from outside is led to the target. Who asks for the same address from the LAN, by IPv6, or on this host itself reaches this host. With pf, and with nftables on Linux, clients of the LAN are led, too. A name that the LAN's own DNS answers with the target's address serves them.`},
+	{CodeNoAnchor, "pf.conf has no anchor for fairlead",
+		`fairlead loads rules of pf into anchors of its own, fairlead/…, and changes no rule of others. pf looks into an anchor only where its main rules say so. They belong into pf.conf: on FreeBSD and macOS nat-anchor "fairlead/*" and rdr-anchor "fairlead/*" among the translations and anchor "fairlead/*" among the filter rules, on OpenBSD anchor "fairlead/*" alone, before rules with "quick" that would decide first. Then "pfctl -f /etc/pf.conf".`},
+	{CodeNoPacketFilter, "no packet filter is in use",
+		`Kinds nat, open and share are carried by pf or ipfw on this system. Neither is switched on, or this user may not use it: both need root. Switch one on (pfctl -e, service pf start, service ipfw start), or have a process carry the forward: kind "forward".`},
+	{CodeFilterRefused, "the packet filter refused the rules",
+		`pfctl or ipfw answered with an error, and what was loaded before goes on. The message has its words. "fairlead plan" prints what would be loaded.`},
 
 	{CodeNoService, "no service answers",
 		`Nothing answers at the control socket. Start the service with "fairlead up", or name its socket with --socket.`},

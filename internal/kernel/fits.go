@@ -67,6 +67,15 @@ func fits(f *fairlead.Forward) *fairlead.Problem {
 	return fitsSource(f)
 }
 
+// Keeps returns nil for a forward whose conditions rules of nftables can keep, or
+// the reason why not, a *fairlead.Problem. It asks nothing of this host.
+func Keeps(f *fairlead.Forward) error {
+	if p := fits(f); p != nil {
+		return p
+	}
+	return nil
+}
+
 // userSpace refuses what rules cannot do, and a process can.
 func userSpace(word, why string) *fairlead.Problem {
 	return fairlead.Problemf(fairlead.CodeCannotHonour, "%q %s", word, why)
