@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,12 +16,15 @@ import (
 )
 
 // An Undo is one thing that was changed on this machine outside our table, and
-// how to put it back as it was found. Exactly one of Sysctl, Address, Command
-// and Firewall is set.
+// how to put it back as it was found. Exactly one of Sysctl, Address and
+// Firewall is set.
+//
+// Records lie where the service's user can write, and "fairlead clean" follows
+// them as root: they say nothing that the service could not do by itself.
 type Undo struct {
 	For string `json:"for,omitempty"` // name of the forward that needed it
 
-	// Sysctl is a kernel parameter, "net.ipv4.ip_forward". It gets Old back,
+	// Sysctl is a kernel parameter of the network, "net.ipv4.ip_forward". It gets Old back,
 	// unless it has another value than New by then: somebody else set it.
 	Sysctl string `json:"sysctl,omitempty"`
 	Old    string `json:"old,omitempty"`
@@ -31,11 +33,6 @@ type Undo struct {
 	// Address, "10.0.0.3/24", was added to Interface and is taken away.
 	Address   string `json:"address,omitempty"`
 	Interface string `json:"interface,omitempty"`
-
-	// Command is a program with its arguments that takes back what was asked
-	// of somebody else's firewall. One that finds nothing to take back is to
-	// succeed, or to be Done.
-	Command []string `json:"command,omitempty"`
 
 	// Firewall, "docker", was asked to let something through that bears Mark; all
 	// of it is taken back.
@@ -50,10 +47,8 @@ func (u Undo) String() string {
 		return "sysctl -w " + u.Sysctl + "=" + u.Old
 	case u.Address != "":
 		return "ip address del " + u.Address + " dev " + u.Interface
-	case u.Firewall != "":
-		return "take back what " + u.Firewall + " was asked to let through for " + u.Mark
 	}
-	return strings.Join(u.Command, " ")
+	return "take back what " + u.Firewall + " was asked to let through for " + u.Mark
 }
 
 // subject is what two records must not both be about.
@@ -63,10 +58,8 @@ func (u Undo) subject() string {
 		return "sysctl " + u.Sysctl
 	case u.Address != "":
 		return "address " + u.Interface + " " + u.Address
-	case u.Firewall != "":
-		return "firewall " + u.Firewall + " " + u.Mark
 	}
-	return "command " + strings.Join(u.Command, "\x00")
+	return "firewall " + u.Firewall + " " + u.Mark
 }
 
 // undos are what one instance has to put back. They are written to its
@@ -201,6 +194,9 @@ func (r Undo) do() error {
 	switch {
 	case r.Sysctl != "":
 		path := sysctlPath(r.Sysctl)
+		if path != filepath.Clean(path) || !strings.HasPrefix(path, "/proc/sys/net/") {
+			return fmt.Errorf("%q is no parameter of the network", r.Sysctl)
+		}
 		now, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // its interface is gone
@@ -215,12 +211,10 @@ func (r Undo) do() error {
 	case r.Address != "":
 		return dropAddress(r.Interface, r.Address)
 	case r.Firewall != "":
-		return firewalls.Clear(context.Background(), r.Firewall, r.Mark)
-	case len(r.Command) > 0:
-		out, err := exec.Command(r.Command[0], r.Command[1:]...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+		if !strings.HasPrefix(r.Mark, tablePrefix) {
+			return fmt.Errorf("%q is no mark of ours", r.Mark)
 		}
+		return firewalls.Clear(context.Background(), r.Firewall, r.Mark)
 	}
 	return nil
 }
