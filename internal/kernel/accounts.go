@@ -39,6 +39,14 @@ func accountOf(set string, key []nft.Range) account {
 	return a
 }
 
+// key is the first key of the account's elements.
+func (a *account) key() []nft.Range {
+	if a.at == "" {
+		return []nft.Range{nft.One(a.port)}
+	}
+	return []nft.Range{nft.One(a.at), nft.One(a.port)}
+}
+
 // A tally says what the elements of a set count.
 type tally uint8
 
@@ -103,17 +111,42 @@ func (c *compiler) accountElements(r *route, d *door, fam *family) {
 				like.Key = []nft.Type{fam.typ, nft.InetService}
 				key = []nft.Range{nft.One(nft.Addr(d.addr)), portRange(ports)}
 			}
-			name := accountSets(proto, fam, like.Interval)
-			c.accounts[accountOf(name, key)] = r.i
+			a := c.counters(proto, fam, like.Interval)
+			c.accounts[accountOf(a.name, key)] = r.i
 			for what := range tallies {
 				if what == turned && !r.special {
 					continue
 				}
-				s := c.set(name+ends[what], like)
-				s.Elements = append(s.Elements, nft.Element{Key: key, Comment: r.f.Name})
+				if a.sets[what] == nil {
+					a.sets[what] = c.set(a.name+ends[what], like)
+				}
+				put(a.sets[what], nft.Element{Key: key, Comment: r.f.Name})
 			}
 		}
 	}
+}
+
+// counters are the sets that count the same packets, as far as they were made.
+type counters struct {
+	name string // what theirs begin with
+	sets [tallies]*nft.Set
+}
+
+// A countersKey tells counters apart.
+type countersKey struct {
+	proto uint8
+	fam   *family
+	wide  bool
+}
+
+func (c *compiler) counters(proto uint8, fam *family, wide bool) *counters {
+	id := countersKey{proto, fam, wide}
+	a := c.counting[id]
+	if a == nil {
+		a = &counters{name: accountSets(proto, fam, wide)}
+		c.counting[id] = a
+	}
+	return a
 }
 
 // accountRules makes the rules that count: a packet has its address's account,

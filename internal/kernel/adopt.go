@@ -75,8 +75,9 @@ func hold(old, t *nft.Table, ago time.Duration) {
 func bury(t *nft.Table, ago time.Duration) {
 	for i := range t.Sets {
 		s := &t.Sets[i]
-		if s.Timed {
-			s.Elements = slices.DeleteFunc(slices.Clone(s.Elements), func(e nft.Element) bool { return e.Timeout > 0 && left(e, ago) <= 0 })
+		over := func(e nft.Element) bool { return e.Timeout > 0 && left(e, ago) <= 0 }
+		if s.Timed && slices.ContainsFunc(s.Elements, over) {
+			s.Elements = slices.DeleteFunc(slices.Clone(s.Elements), over)
 		}
 	}
 }
@@ -125,6 +126,75 @@ func (k *Kernel) carry(conn *nft.Conn, old, t *nft.Table) {
 			}
 		}
 	}
+}
+
+// carryChange is carry for a change: what is not touched keeps its counts in the
+// kernel, so that only those of elements that go are asked for.
+func carryChange(conn *nft.Conn, old *nft.Table, ch *nft.Change) {
+	sets := byName(old)
+	for _, drop := range ch.Drop {
+		s := sets[drop.Set]
+		i := slices.IndexFunc(ch.Add, func(e nft.Elements) bool { return e.Set == drop.Set })
+		if s == nil || !s.Counted || i < 0 {
+			continue
+		}
+		gone, err := countsOf(conn, ch.Family, ch.Table, s, drop.Elements)
+		if err != nil {
+			continue // they begin anew; meters go on
+		}
+		left := make(map[string]nft.Element, len(gone))
+		for _, e := range gone {
+			left[keyText(e.Key)] = e
+		}
+		heirs := map[string]*nft.Element{}
+		for j := range ch.Add[i].Elements {
+			e := &ch.Add[i].Elements[j]
+			text := keyText(e.Key)
+			if o, ok := left[text]; ok {
+				e.Count = o.Count
+				delete(left, text)
+			} else if heirs[e.Comment] == nil {
+				heirs[e.Comment] = e
+			}
+		}
+		for _, e := range left {
+			if heir := heirs[e.Comment]; heir != nil && e.Comment != "" {
+				heir.Count.Packets += e.Count.Packets
+				heir.Count.Bytes += e.Count.Bytes
+			}
+		}
+	}
+}
+
+// fewElements is up to how many elements are asked for one by one; to list a
+// whole set of ten thousand costs as much as some hundreds.
+const fewElements = 200
+
+// countsOf are these elements of s with what they counted.
+func countsOf(conn *nft.Conn, f nft.Family, table string, s *nft.Set, elements []nft.Element) ([]nft.Element, error) {
+	counted := slices.Clone(elements)
+	if !s.Interval && len(elements) <= fewElements {
+		counts, err := conn.Counts(f, table, s, elements)
+		if err != nil {
+			return nil, err
+		}
+		for i := range counted {
+			counted[i].Count = counts[i]
+		}
+		return counted, nil
+	}
+	now, err := conn.ReadSet(f, table, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	found := byKeyOf(now)
+	for i := range counted {
+		counted[i].Count = nft.Count{}
+		if e := found[keyText(counted[i].Key)]; e != nil {
+			counted[i].Count = e.Count
+		}
+	}
+	return counted, nil
 }
 
 func byName(t *nft.Table) map[string]*nft.Set {

@@ -29,7 +29,7 @@ func (k *Kernel) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead
 	}
 	k.want = want
 	k.make(ctx, known)
-	return k.Report()
+	return k.statuses()
 }
 
 // ended are the statuses of forwards that come after Leave or Close: as they
@@ -74,9 +74,7 @@ func (k *Kernel) make(ctx context.Context, known map[string]answer) {
 			return
 		}
 	}
-	if k.changes(k.want) {
-		k.recount(true)
-	}
+	k.recountChanged(k.want)
 	if err := k.load(p.table); err != nil {
 		k.fail(k.refused(err))
 		return
@@ -254,11 +252,10 @@ func (k *Kernel) step(conn *nft.Conn, t *nft.Table) error {
 		case ok && ch.Empty():
 			return nil
 		case ok:
-			k.carry(conn, old, t)
-			// The counts of elements that come back with another timeout or
-			// under another key are in t now.
-			ch, _ = nft.Diff(old, t)
-			return k.inside(func() error { return conn.Change(ch) })
+			return k.inside(func() error {
+				carryChange(conn, old, &ch)
+				return conn.Change(ch)
+			})
 		}
 		k.carry(conn, old, t)
 		return k.inside(func() error { return conn.Replace(t) })
@@ -368,11 +365,11 @@ func container() string {
 
 // fail has every forward stand broken for one reason.
 func (k *Kernel) fail(why *fairlead.Problem) {
-	old := k.byKey()
+	old := k.before()
 	list := make([]*carried, len(k.want))
 	for i, f := range k.want {
 		c := &carried{part: part{f: f, problem: why}}
-		if o := old[keyOf(f)]; o != nil {
+		if o := old(i, f); o != nil {
 			c.tally, c.inBefore, c.outBefore = o.tally, o.inBefore, o.outBefore
 		} else {
 			c.tally = new(running)

@@ -59,7 +59,7 @@ func compile(want []*fairlead.Forward, w *world) *plan {
 		w: w, want: want, parts: make([]part, len(want)),
 		setNamed: map[string]*nft.Set{}, chainNamed: map[string]*nft.Chain{},
 		names: map[string]bool{}, taken: map[spot][]span{}, accounts: map[account]int{},
-		traits: map[traitAt]*known{},
+		traits: map[traitAt]*known{}, counting: map[countersKey]*counters{},
 	}
 	for i, f := range want {
 		c.parts[i].f = f
@@ -118,6 +118,7 @@ type compiler struct {
 	taken    map[spot][]span // ports of each spot, ascending
 	accounts map[account]int
 	traits   map[traitAt]*known
+	counting map[countersKey]*counters
 }
 
 // set is the set of that name, made like one.
@@ -130,6 +131,14 @@ func (c *compiler) set(name string, like nft.Set) *nft.Set {
 		c.setNamed[name] = s
 	}
 	return s
+}
+
+// put adds an element to a set that may become large.
+func put(s *nft.Set, e nft.Element) {
+	if n := len(s.Elements); n == cap(s.Elements) {
+		s.Elements = slices.Grow(s.Elements, max(4, n)) // append grows by a quarter only
+	}
+	s.Elements = append(s.Elements, e)
 }
 
 // has reports whether a set was made.

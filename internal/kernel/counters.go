@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,38 +12,66 @@ import (
 
 // counting is when and what the kernel's elements were last read.
 type counting struct {
-	mu   sync.Mutex // guards the rest, and is held while the kernel is asked
-	when time.Time
+	mu    sync.Mutex // guards the rest, and is held while the kernel is asked
+	when  time.Time
+	spent time.Duration
 }
 
-// countEvery is how old figures may be: reading ten thousand elements takes some
-// milliseconds, and a status may be asked for by several at a time.
-const countEvery = 250 * time.Millisecond
+// Figures may be that old, since a status may be asked for by several at a time,
+// and older where there are very many: reading them takes a hundredth of the time
+// at most, but they are never older than the latest.
+const (
+	countEvery  = 250 * time.Millisecond
+	countShare  = 100
+	countLatest = 5 * time.Second
+)
 
 // recount reads the counters of what is carried into the meters, unless that was
-// done a moment ago; now does it in any case.
-func (k *Kernel) recount(now bool) {
-	list := *k.carried.Load()
-	if len(list) == 0 {
+// done a moment ago, or cost too much to be done again yet.
+func (k *Kernel) recount() {
+	k.counting.mu.Lock()
+	defer k.counting.mu.Unlock()
+	begun := time.Now()
+	if begun.Sub(k.counting.when) < max(countEvery, min(countShare*k.counting.spent, countLatest)) {
+		return
+	}
+	k.countInto(nil)
+	k.counting.when = time.Now()
+	k.counting.spent = k.counting.when.Sub(begun)
+}
+
+// recountChanged reads the counters of those forwards whose sentence is another
+// one in want: what went by until now is no sign of how the new one does.
+func (k *Kernel) recountChanged(want []*fairlead.Forward) {
+	changed := k.reworded(want)
+	if len(changed) == 0 {
 		return
 	}
 	k.counting.mu.Lock()
 	defer k.counting.mu.Unlock()
-	if !now && time.Since(k.counting.when) < countEvery {
+	k.countInto(changed)
+}
+
+// countInto reads the counters of all that is carried, or only of those
+// forwards, into the meters. The counting's lock is held.
+func (k *Kernel) countInto(only map[*fairlead.Forward]bool) {
+	list, p := *k.carried.Load(), k.counted.Load()
+	if len(list) == 0 || p == nil {
 		return
 	}
-	k.counting.when = time.Now()
-	p := k.counted.Load()
-	if p == nil {
-		return
+	var parts []bool
+	if only != nil {
+		parts = make([]bool, len(p.parts))
+		for i := range p.parts {
+			parts[i] = only[p.parts[i].f]
+		}
 	}
 	sums := make([]sum, len(p.parts))
-	err := k.inside(func() error { return k.sumUp(p, sums) })
-	if err != nil {
+	if k.inside(func() error { return sumUp(p, sums, parts) }) != nil {
 		return // the table is being repaired, or gone; meters stay as they were
 	}
 	for i, c := range list {
-		if i < len(sums) && c.part.f == p.parts[i].f {
+		if i < len(sums) && c.part.f == p.parts[i].f && (parts == nil || parts[i]) {
 			c.tally.grow(&sums[i])
 		}
 	}
@@ -51,34 +80,60 @@ func (k *Kernel) recount(now bool) {
 // A sum is what a forward's elements counted together.
 type sum [tallies]nft.Count
 
-// sumUp adds up what the kernel's elements have counted, for each part.
-func (k *Kernel) sumUp(p *plan, sums []sum) error {
+// sumUp adds up what the kernel's elements have counted, for each part or only
+// for some.
+func sumUp(p *plan, sums []sum, only []bool) error {
 	conn, err := nft.Open()
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	few := p.elementsOf(only)
 	for i := range p.table.Sets {
-		name := p.table.Sets[i].Name
-		what, ok := tallyOf(name)
-		if !ok || !p.table.Sets[i].Counted {
+		s := &p.table.Sets[i]
+		what, ok := tallyOf(s.Name)
+		if !ok || !s.Counted {
 			continue
 		}
-		s, err := conn.ReadSet(p.table.Family, p.table.Name, name)
+		base := strings.TrimSuffix(s.Name, ends[what])
+		var elements []nft.Element
+		switch {
+		case only != nil && len(few[base]) == 0:
+			continue
+		case only != nil && !s.Interval:
+			elements, err = countsOf(conn, p.table.Family, p.table.Name, s, few[base])
+		default:
+			var now *nft.Set
+			if now, err = conn.ReadSet(p.table.Family, p.table.Name, s.Name); err == nil {
+				elements = now.Elements
+			}
+		}
 		if err != nil {
 			return err
 		}
-		if s == nil {
-			continue
-		}
-		for _, e := range s.Elements {
-			if j, ok := p.account(name, e); ok {
+		for _, e := range elements {
+			if j, ok := p.accounts[accountOf(base, e.Key)]; ok && (only == nil || only[j]) {
 				sums[j][what].Packets += e.Count.Packets
 				sums[j][what].Bytes += e.Count.Bytes
 			}
 		}
 	}
 	return nil
+}
+
+// elementsOf are the elements that count for some parts, by what the names of
+// their sets begin with; of ranges the first values alone.
+func (p *plan) elementsOf(only []bool) map[string][]nft.Element {
+	if only == nil {
+		return nil
+	}
+	few := map[string][]nft.Element{}
+	for a, i := range p.accounts {
+		if only[i] {
+			few[a.set] = append(few[a.set], nft.Element{Key: a.key()})
+		}
+	}
+	return few
 }
 
 // A running is what a forward counted while this process carried it, on top of

@@ -103,44 +103,55 @@ func (k *Kernel) forget(entries []*conntrack.Entry) error {
 // something else or leads elsewhere; where only its addresses are others, as an
 // interface's, those are meant.
 func changedUDP(old, now *plan) []*stretch {
-	was := map[key]*part{}
-	if old != nil {
-		for i := range old.parts {
-			was[keyOf(old.parts[i].f)] = &old.parts[i]
-		}
+	before, after := parts(old), parts(now)
+	alike := func(a, b *part) bool {
+		return a.f == b.f && slices.Equal(a.targets, b.targets) && slices.Equal(a.entries, b.entries)
+	}
+	for len(before) > 0 && len(after) > 0 && alike(&before[0], &after[0]) {
+		before, after = before[1:], after[1:]
+	}
+	was := make(map[key]*part, len(before))
+	for i := range before {
+		was[keyOf(before[i].f)] = &before[i]
 	}
 	var changed []*stretch
 	add := func(p *part, unless map[same]bool) {
+		if !slices.ContainsFunc(p.entries, func(e entry) bool { return e.proto == protoUDP }) {
+			return
+		}
 		for _, s := range p.stretches() {
 			if s.gate.proto == protoUDP && !unless[s.what()] {
 				changed = append(changed, s)
 			}
 		}
 	}
-	if now != nil {
-		for i := range now.parts {
-			p := &now.parts[i]
-			o := was[keyOf(p.f)]
-			delete(was, keyOf(p.f))
-			if o == nil {
-				add(p, nil)
-				continue
-			}
-			if !sameMeaning(o.f, p.f) || !slices.Equal(o.targets, p.targets) {
-				add(o, nil)
-				add(p, nil)
-				continue
-			}
-			if !slices.Equal(o.entries, p.entries) {
-				add(o, set(p))
-				add(p, set(o))
-			}
+	for i := range after {
+		p := &after[i]
+		o := was[keyOf(p.f)]
+		delete(was, keyOf(p.f))
+		switch {
+		case o == nil:
+			add(p, nil)
+		case alike(o, p):
+		case !sameMeaning(o.f, p.f) || !slices.Equal(o.targets, p.targets):
+			add(o, nil)
+			add(p, nil)
+		case !slices.Equal(o.entries, p.entries):
+			add(o, set(p))
+			add(p, set(o))
 		}
 	}
 	for _, o := range was {
 		add(o, nil)
 	}
 	return changed
+}
+
+func parts(p *plan) []part {
+	if p == nil {
+		return nil
+	}
+	return p.parts
 }
 
 func set(p *part) map[same]bool {

@@ -119,6 +119,7 @@ type Kernel struct {
 	seen     time.Time           // when that was so
 	led      map[netip.Addr]bool // every target that this process led to
 	left     bool
+	routes   routes            // to the targets
 	beyond   outside           // the rules of others
 	allowed  map[string]string // what each firewall was asked to let through, in words
 	adopted  bool              // the first table that was wanted is the one that was there
@@ -203,6 +204,7 @@ func (k *Kernel) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.left = true
+	k.routes.close()
 	if k.conn != nil {
 		k.conn.Close()
 		k.conn = nil

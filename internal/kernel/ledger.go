@@ -59,6 +59,11 @@ type same struct {
 	key   key
 }
 
+// alike reports whether the two are of one forward and stand for the same.
+func (s *stretch) alike(t *stretch) bool {
+	return s.gate == t.gate && s.ports == t.ports && s.owner == t.owner
+}
+
 func (s *stretch) what() same { return same{s.gate, s.ports, s.owner.key} }
 
 // stretches are what the parts of a plan are entered at.
@@ -76,8 +81,10 @@ func (p *plan) stretches() []*stretch {
 func (p *part) stretches() []*stretch {
 	o := owner{key: keyOf(p.f), nat: p.f.Kind != fairlead.KindOpen}
 	list := make([]*stretch, len(p.entries))
+	room := make([]stretch, len(p.entries))
 	for i, e := range p.entries {
-		list[i] = &stretch{gate: e.gate(), ports: e.ports, owner: o}
+		room[i] = stretch{gate: e.gate(), ports: e.ports, owner: o}
+		list[i] = &room[i]
 	}
 	return list
 }
@@ -93,14 +100,23 @@ func (e *entry) gate() gate {
 // turn has the ledger know p, in force on a host of these addresses.
 func (l *ledger) turn(p *plan, here map[netip.Addr]bool) {
 	now := p.stretches()
-	still := make(map[same]bool, len(now))
-	for _, s := range now {
-		still[s.what()] = true
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// Nothing is both in force and past, so that only what is new has to be looked
+	// for there; mostly that is little of a long list.
+	gone, come := l.now, now
+	for len(gone) > 0 && len(come) > 0 && gone[0].alike(come[0]) {
+		gone, come = gone[1:], come[1:]
+	}
+	for len(gone) > 0 && len(come) > 0 && gone[len(gone)-1].alike(come[len(come)-1]) {
+		gone, come = gone[:len(gone)-1], come[:len(come)-1]
+	}
+	still := make(map[same]bool, len(come))
+	for _, s := range come {
+		still[s.what()] = true
+	}
 	past := slices.DeleteFunc(slices.Clone(l.past), func(s *stretch) bool { return still[s.what()] })
-	for _, s := range l.now {
+	for _, s := range gone {
 		if !still[s.what()] {
 			past = append(past, s)
 		}

@@ -3,7 +3,6 @@ package kernel
 import (
 	"net/netip"
 	"reflect"
-	"slices"
 
 	"fairlead"
 )
@@ -31,21 +30,32 @@ type key struct {
 
 func keyOf(f *fairlead.Forward) key { return key{f.Owner, f.Name} }
 
-func (k *Kernel) byKey() map[key]*carried {
-	m := map[key]*carried{}
-	for _, c := range *k.carried.Load() {
-		m[keyOf(c.part.f)] = c
+// before finds what was carried under the name of the i-th of a list of wishes,
+// which mostly are in the same order; nil where there was nothing.
+func (k *Kernel) before() func(i int, f *fairlead.Forward) *carried {
+	list := *k.carried.Load()
+	var by map[key]*carried
+	return func(i int, f *fairlead.Forward) *carried {
+		if i < len(list) && (list[i].part.f == f || keyOf(list[i].part.f) == keyOf(f)) {
+			return list[i]
+		}
+		if by == nil {
+			by = make(map[key]*carried, len(list))
+			for _, c := range list {
+				by[keyOf(c.part.f)] = c
+			}
+		}
+		return by[keyOf(f)]
 	}
-	return m
 }
 
 // keep makes p what Report tells of. Meters go on under the same name.
 func (k *Kernel) keep(p *plan) {
-	old := k.byKey()
+	old := k.before()
 	list := make([]*carried, len(p.parts))
 	for i := range p.parts {
 		c := &carried{part: p.parts[i]}
-		switch o := old[keyOf(c.part.f)]; {
+		switch o := old(i, c.part.f); {
 		case o == nil:
 			c.tally = new(running)
 		case sameMeaning(o.part.f, c.part.f):
@@ -74,14 +84,16 @@ func (k *Kernel) keep(p *plan) {
 	k.counted.Store(p)
 }
 
-// changes reports whether one of want has another sentence than what is carried
-// under its name.
-func (k *Kernel) changes(want []*fairlead.Forward) bool {
-	old := k.byKey()
-	return slices.ContainsFunc(want, func(f *fairlead.Forward) bool {
-		o := old[keyOf(f)]
-		return o != nil && !sameMeaning(o.part.f, f)
-	})
+// reworded are those carried under whose name want has another sentence.
+func (k *Kernel) reworded(want []*fairlead.Forward) map[*fairlead.Forward]bool {
+	old := k.before()
+	changed := map[*fairlead.Forward]bool{}
+	for i, f := range want {
+		if o := old(i, f); o != nil && !sameMeaning(o.part.f, f) {
+			changed[o.part.f] = true
+		}
+	}
+	return changed
 }
 
 // sameMeaning reports whether two forwards ask for the same, wherever that was
@@ -97,8 +109,13 @@ func sameMeaning(a, b *fairlead.Forward) bool {
 
 // Report is the status of every forward carried.
 func (k *Kernel) Report() []fairlead.Status {
-	k.recount(false)
+	k.recount()
 	k.countActive()
+	return k.statuses()
+}
+
+// statuses are as of the last count.
+func (k *Kernel) statuses() []fairlead.Status {
 	list := *k.carried.Load()
 	statuses := make([]fairlead.Status, len(list))
 	for i, c := range list {

@@ -132,14 +132,28 @@ func (d *door) all(proto uint8, of []fairlead.Ports) []fairlead.Ports {
 
 // key is the beginning of the keys of its elements.
 func (d *door) key() []nft.Range {
+	key := make([]nft.Range, 0, 3) // the protocol and the port follow
 	switch d.group {
 	case byIface:
-		return []nft.Range{nft.One(nft.Name(d.iface))}
+		return append(key, nft.One(nft.Name(d.iface)))
 	case byAny:
-		return nil
+		return key
 	}
-	return []nft.Range{nft.One(nft.Addr(d.addr))}
+	return append(key, nft.One(nft.Addr(d.addr)))
 }
+
+// protoRange is nft.Byte without making it anew.
+func protoRange(proto uint8) nft.Range {
+	switch proto {
+	case protoTCP:
+		return tcpRange
+	case protoUDP:
+		return udpRange
+	}
+	return nft.One(nft.Byte(proto))
+}
+
+var tcpRange, udpRange = nft.One(nft.Byte(protoTCP)), nft.One(nft.Byte(protoUDP))
 
 // String is the door with ports as operators read it.
 func (d *door) String() string {

@@ -413,11 +413,11 @@ func (c *compiler) elements(r *route, d *door, fam *family, t *turn, chain strin
 	set := c.set(name, like)
 	for _, proto := range protos(r.f.At.Net) {
 		for _, ports := range d.all(proto, pieces) {
-			e := nft.Element{Key: append(d.key(), nft.One(nft.Byte(proto)), portRange(ports)), Data: data, Timeout: r.timeout}
+			e := nft.Element{Key: append(d.key(), protoRange(proto), portRange(ports)), Data: data, Timeout: r.timeout}
 			if chain != "" {
 				e.Verdict = nft.Goto(chain)
 			}
-			set.Elements = append(set.Elements, e)
+			put(set, e)
 		}
 	}
 }

@@ -21,7 +21,7 @@ type way struct {
 }
 
 // lookAround notes for each forward how its targets are reached and what of this
-// host stands in the way of that.
+// host stands in the way of that. The carrier's lock is held.
 func (k *Kernel) lookAround(list []*carried) {
 	k.inside(func() error {
 		around, err := netmon.LookAround()
@@ -29,13 +29,15 @@ func (k *Kernel) lookAround(list []*carried) {
 			return err // what nobody can tell is told of no target
 		}
 		defer around.Close()
+		k.routes.refresh()
 		ways := map[netip.Addr]way{}
 		lacks := map[bool]*fairlead.Problem{}
 		for _, c := range list {
+			c.ways = make([]way, 0, len(c.part.targets))
 			for _, t := range c.part.targets {
 				w, known := ways[t.Addr()]
 				if !known {
-					w = wayTo(around, t.Addr())
+					w = k.routes.wayTo(around, t.Addr())
 					ways[t.Addr()] = w
 				}
 				w.target = t
@@ -54,35 +56,85 @@ func (k *Kernel) lookAround(list []*carried) {
 				}
 			}
 		}
+		k.routes.forget(ways)
 		return nil
 	})
 }
 
+// routes remembers the answers of the routing tables for as long as nothing of
+// them has changed: to ask anew for ten thousand targets is the dearest part of
+// changing one. The carrier's lock guards it.
+type routes struct {
+	watch *netmon.RouteWatch // nil: nothing is remembered
+	known map[netip.Addr]netmon.Route
+}
+
+// refresh forgets what may have become wrong.
+func (r *routes) refresh() {
+	if r.watch == nil {
+		r.watch, _ = netmon.WatchRoutes()
+	}
+	if r.watch == nil || r.watch.Changed() || r.known == nil {
+		r.known = map[netip.Addr]netmon.Route{}
+	}
+}
+
+// forget keeps what is known of these targets alone.
+func (r *routes) forget(but map[netip.Addr]way) {
+	if r.watch == nil {
+		r.known = nil
+	}
+	for a := range r.known {
+		if _, ok := but[a]; !ok {
+			delete(r.known, a)
+		}
+	}
+}
+
+// to is the route to a target.
+func (r *routes) to(around *netmon.Surroundings, a netip.Addr) (netmon.Route, error) {
+	if route, ok := r.known[a]; ok {
+		return route, nil
+	}
+	route, err := around.RouteTo(a)
+	if err == nil {
+		r.known[a] = route
+	}
+	return route, err
+}
+
+func (r *routes) close() {
+	if r.watch != nil {
+		r.watch.Close()
+		r.watch = nil
+	}
+}
+
 // wayTo asks for the way to one target.
-func wayTo(around *netmon.Surroundings, a netip.Addr) way {
-	r, err := around.RouteTo(a)
+func (r *routes) wayTo(around *netmon.Surroundings, a netip.Addr) way {
+	route, err := r.to(around, a)
 	switch {
 	case errors.Is(err, netmon.ErrNoRoute):
 		return way{problem: fairlead.Problemf(fairlead.CodeTargetUnreachable, "no route leads to the target %s", a).
 			Fix("look at the routes", "ip route get "+a.String())}
 	case err != nil:
 		return way{}
-	case r.Local:
+	case route.Local:
 		return way{local: true}
 	}
 	next := a
-	if r.Via.IsValid() {
-		next = r.Via
+	if route.Via.IsValid() {
+		next = route.Via
 	}
-	if around.Neighbour(r.Interface, next) == netmon.Silent {
+	if around.Neighbour(route.Interface, next) == netmon.Silent {
 		who := "the target " + a.String()
 		if next != a {
 			who = "the router " + next.String() + " toward the target " + a.String()
 		}
-		return way{problem: fairlead.Problemf(fairlead.CodeTargetUnreachable, "%s does not answer on %s: it is off, or not in that network", who, r.Interface).
+		return way{problem: fairlead.Problemf(fairlead.CodeTargetUnreachable, "%s does not answer on %s: it is off, or not in that network", who, route.Interface).
 			Fix("see whether it answers", "ping "+next.String())}
 	}
-	return way{oif: r.Interface}
+	return way{oif: route.Interface}
 }
 
 // forwardingOff warns where this host forwards no packets of the family. It is

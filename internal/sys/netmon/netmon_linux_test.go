@@ -393,3 +393,38 @@ func FuzzConcerns(f *testing.F) {
 	f.Add([]byte{17, 0, 0, 0, 24, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) { concerns(b) })
 }
+
+func TestRouteWatchTellsOfWhatMayLeadElsewhere(t *testing.T) {
+	namespace(t)
+	cable(t, "a0", "b0")
+	addAddr(t, "a0", "192.0.2.1/24")
+	w, err := WatchRoutes()
+	must(t, err)
+	defer w.Close()
+	if w.Changed() {
+		t.Error("a change before anything was changed")
+	}
+	for _, change := range []struct {
+		name string
+		do   func()
+	}{
+		{"a route", func() { addRoute(t, "a0", "198.51.100.0/24", "192.0.2.254", 0) }},
+		{"an address", func() { addAddr(t, "a0", "10.9.0.1/24") }},
+		{"a link down", func() { must(t, netlink.LinkSetDown(link(t, "a0"))) }},
+		{"a rule", func() {
+			r := netlink.NewRule()
+			r.Table, r.Priority = 100, 100
+			must(t, netlink.RuleAdd(r))
+		}},
+		{"more than the socket holds", func() {
+			for i := range 200 {
+				addAddr(t, "b0", fmt.Sprintf("10.8.0.%d/32", i+1))
+			}
+		}},
+	} {
+		change.do()
+		if !w.Changed() {
+			t.Errorf("%s was not told of", change.name)
+		}
+	}
+}

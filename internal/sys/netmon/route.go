@@ -72,6 +72,28 @@ func (s *Surroundings) Neighbour(ifname string, addr netip.Addr) Neighbour {
 // Close ends it.
 func (s *Surroundings) Close() { s.own.close() }
 
+// A RouteWatch knows whether routes may lead elsewhere than they did: the tables,
+// the rules that choose among them, links or addresses changed. It may be used by
+// one goroutine at a time; the caller closes it.
+type RouteWatch struct {
+	own routeWatch
+}
+
+// WatchRoutes begins to listen. It costs nothing until it is asked.
+func WatchRoutes() (*RouteWatch, error) {
+	own, err := watchRoutes()
+	if err != nil {
+		return nil, err
+	}
+	return &RouteWatch{own: own}, nil
+}
+
+// Changed reports whether anything changed since the last call, or may have.
+func (w *RouteWatch) Changed() bool { return w.own.changed() }
+
+// Close ends it.
+func (w *RouteWatch) Close() { w.own.close() }
+
 // Forwards reports whether the host passes packets on between its interfaces
 // (all), and whether it does so with those that come in by the interface (own).
 // known is false where nobody can tell.

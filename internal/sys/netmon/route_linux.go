@@ -141,6 +141,55 @@ func (s surroundings) neighbour(ifname string, addr netip.Addr) Neighbour {
 
 func (s surroundings) close() { s.handle.Close() }
 
+// A routeWatch is a socket in which notices gather. What does not fit into it is
+// a change all the same.
+type routeWatch struct {
+	fd int
+}
+
+func watchRoutes() (routeWatch, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return routeWatch{}, fmt.Errorf("watch routes: %w", err)
+	}
+	w := routeWatch{fd}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		w.close()
+		return routeWatch{}, fmt.Errorf("watch routes: %w", err)
+	}
+	// A group that this kernel does not have is of something that it does not have.
+	for _, g := range []int{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_NEXTHOP,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	} {
+		err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g)
+		if err != nil && !errors.Is(err, unix.EINVAL) {
+			w.close()
+			return routeWatch{}, fmt.Errorf("watch routes: %w", err)
+		}
+	}
+	// A router's thousands of changes are to be no more than one.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<14)
+	return w, nil
+}
+
+func (w routeWatch) changed() bool {
+	var buf [16]byte // what is said does not matter
+	changed := false
+	for {
+		switch _, _, err := unix.Recvfrom(w.fd, buf[:], unix.MSG_DONTWAIT); err {
+		case unix.EAGAIN:
+			return changed
+		case nil, unix.EINTR, unix.ENOBUFS:
+			changed = changed || err != unix.EINTR
+		default:
+			return true
+		}
+	}
+}
+
+func (w routeWatch) close() { unix.Close(w.fd) }
+
 func forwards(ifname string, v6 bool) (all, own, known bool) {
 	if v6 {
 		// The interface's own value makes it a router in other respects, and

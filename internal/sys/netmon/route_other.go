@@ -17,6 +17,12 @@ func forwards(string, bool) (all, own, known bool) { return false, false, false 
 
 func reversePath(string) int { return 0 }
 
+type routeWatch struct{}
+
+func watchRoutes() (routeWatch, error) { return routeWatch{}, errors.ErrUnsupported }
+func (routeWatch) changed() bool       { return true }
+func (routeWatch) close()              {}
+
 type surroundings struct{}
 
 func lookAround() (surroundings, error)                     { return surroundings{}, errors.ErrUnsupported }

@@ -84,6 +84,14 @@ func (c *Conn) ReadSet(f Family, table, set string) (*Set, error) {
 	return c.own.readSet(f, table, set)
 }
 
+// Counts is what these elements of a set have counted, in their order; s says
+// what the set is, and its own elements do not matter. An element that is not
+// there has counted nothing. It costs what these cost, however many others there
+// are. A set of ranges does not tell single elements: that is an error.
+func (c *Conn) Counts(f Family, table string, s *Set, elements []Element) ([]Count, error) {
+	return c.own.counts(f, table, s, elements)
+}
+
 // ReadAll is all tables, with their owners, read at one moment. Of a set with
 // more than most elements none are read (it is Partial); most 0 reads all.
 func (c *Conn) ReadAll(most int) ([]*Table, error) { return c.own.readAll(most) }

@@ -20,6 +20,7 @@ func (conn) change(Change) error                                     { return er
 func (conn) delete(Family, string) error                             { return errNoNFTables }
 func (conn) read(Family, string) (*Table, error)                     { return nil, errNoNFTables }
 func (conn) readSet(Family, string, string) (*Set, error)            { return nil, errNoNFTables }
+func (conn) counts(Family, string, *Set, []Element) ([]Count, error) { return nil, errNoNFTables }
 func (conn) readAll(int) ([]*Table, error)                           { return nil, errNoNFTables }
 func (conn) ruleText(Family, string, string, uint64) (string, error) { return "", errNoNFTables }
 func (conn) tables() ([]Listed, error)                               { return nil, errNoNFTables }

@@ -258,11 +258,7 @@ func (l *layout) addElement(a attrs) {
 		Comment: comment(a[unix.NFTA_SET_ELEM_USERDATA]),
 		Object:  a.str(unix.NFTA_SET_ELEM_OBJREF),
 	}
-	for _, x := range decodeOneOrMore(a[unix.NFTA_SET_ELEM_EXPR], a[nftaSetElemExpressions]) {
-		if c, ok := x.(RawCounter); ok {
-			e.Count = c.Count
-		}
-	}
+	e.Count = countOf(&a)
 	if data := a.nest(unix.NFTA_SET_ELEM_DATA); data.has(unix.NFTA_DATA_VERDICT) {
 		e.Verdict = decodeVerdict(data[unix.NFTA_DATA_VERDICT])
 	} else if value := data[unix.NFTA_DATA_VALUE]; value != nil {
@@ -281,6 +277,19 @@ func (l *layout) addElement(a attrs) {
 		e.Key = ranges(split(first, l.set.Key, l.keys, !l.set.Interval), split(last, l.set.Key, l.keys, !l.set.Interval))
 		l.set.Elements = append(l.set.Elements, e)
 	}
+}
+
+// countOf is what an element counted.
+func countOf(a *attrs) (n Count) {
+	if a[unix.NFTA_SET_ELEM_EXPR] == nil && a[nftaSetElemExpressions] == nil {
+		return n
+	}
+	for _, x := range decodeOneOrMore(a[unix.NFTA_SET_ELEM_EXPR], a[nftaSetElemExpressions]) {
+		if c, ok := x.(RawCounter); ok {
+			n = c.Count
+		}
+	}
+	return n
 }
 
 // split takes registers apart; with own, numbers of this machine's order are

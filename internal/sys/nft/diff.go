@@ -79,14 +79,18 @@ func (s *Set) sameForm(t *Set) bool {
 // elements notes which elements go and which come. An element that becomes
 // another goes and comes in the same transaction: packets see one or the other.
 func (ch *Change) elements(old, want *Set) {
-	had := make(map[string]*Element, len(old.Elements))
-	for i := range old.Elements {
-		had[old.Elements[i].key()] = &old.Elements[i]
+	olds, wants := differing(old.Elements, want.Elements, want.Timeout)
+	if len(olds)+len(wants) == 0 {
+		return
+	}
+	had := make(map[string]*Element, len(olds))
+	for i := range olds {
+		had[olds[i].key()] = &olds[i]
 	}
 	var drop, add []Element
-	kept := make(map[string]bool, len(want.Elements))
-	for i := range want.Elements {
-		e := &want.Elements[i]
+	kept := make(map[string]bool, len(wants))
+	for i := range wants {
+		e := &wants[i]
 		k := e.key()
 		was := had[k]
 		if kept[k] = true; was != nil {
@@ -97,9 +101,9 @@ func (ch *Change) elements(old, want *Set) {
 		}
 		add = append(add, *e)
 	}
-	for i := range old.Elements {
+	for i := range olds {
 		// What rules added is theirs to end.
-		if e := &old.Elements[i]; !kept[e.key()] && !want.Dynamic {
+		if e := &olds[i]; !kept[e.key()] && !want.Dynamic {
 			drop = append(drop, *e)
 		}
 	}
@@ -111,21 +115,38 @@ func (ch *Change) elements(old, want *Set) {
 	}
 }
 
+// differing leaves out what two lists begin and end with alike: that is nearly
+// all where one list was made from the other's wishes but for a few, and costs no
+// map of all elements.
+func differing(olds, wants []Element, ofSet time.Duration) (o, w []Element) {
+	alike := func(a, b *Element) bool { return slices.Equal(a.Key, b.Key) && a.same(b, ofSet) }
+	n := 0
+	for n < len(olds) && n < len(wants) && alike(&olds[n], &wants[n]) {
+		n++
+	}
+	olds, wants = olds[n:], wants[n:]
+	n = 0
+	for n < len(olds) && n < len(wants) && alike(&olds[len(olds)-1-n], &wants[len(wants)-1-n]) {
+		n++
+	}
+	return olds[:len(olds)-n], wants[:len(wants)-n]
+}
+
 // key is what tells the elements of a set apart.
 func (e *Element) key() string {
-	var b strings.Builder
+	var room [96]byte
+	b := room[:0]
 	for _, r := range e.Key {
-		b.WriteString(string(r.First))
-		b.WriteString(string(r.last()))
+		b = append(append(b, r.First...), r.last()...)
 	}
-	return b.String()
+	return string(b)
 }
 
 // same reports whether two elements of one key are alike, but for what the
 // kernel changes in them: what they counted, and what is left of their time. A
 // timeout that is the set's is none of their own.
 func (e *Element) same(t *Element, ofSet time.Duration) bool {
-	return slices.Equal(e.Data, t.Data) && e.Verdict == t.Verdict && fitQuotes(e.Comment) == fitQuotes(t.Comment) &&
+	return slices.Equal(e.Data, t.Data) && e.Verdict == t.Verdict && (e.Comment == t.Comment || fitQuotes(e.Comment) == fitQuotes(t.Comment)) &&
 		cmp.Or(e.Timeout, ofSet) == cmp.Or(t.Timeout, ofSet)
 }
 

@@ -139,6 +139,38 @@ func (c conn) readSet(f Family, table, name string) (set *Set, err error) {
 	return set, nil
 }
 
+func (c conn) counts(f Family, table string, s *Set, elements []Element) ([]Count, error) {
+	form := s.form()
+	if form.ranges() {
+		return nil, fmt.Errorf("read elements of set %s of table %s %s: it has ranges", s.Name, f, table)
+	}
+	if err := s.checkElements(elements); err != nil {
+		return nil, err
+	}
+	counts := make([]Count, len(elements))
+	b := &batch{}
+	for i := range elements {
+		b.b = b.b[:0]
+		b.text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+		b.text(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+		list := b.open(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		b.element(&form, &elements[i], true)
+		b.close(list)
+		err := c.socket.ask(unix.NFT_MSG_GETSETELEM, 0, f, b.b, func(r reply) error {
+			a := attributes(r.attrs)
+			each(a[unix.NFTA_SET_ELEM_LIST_ELEMENTS], func(_ int, e []byte) {
+				a := attributes(e)
+				counts[i] = countOf(&a)
+			})
+			return nil
+		})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("read an element of set %s of table %s %s: %w", s.Name, f, table, err)
+		}
+	}
+	return counts, nil
+}
+
 func (c conn) ruleText(f Family, table, chain string, handle uint64) (string, error) {
 	var tables []*Table
 	err := again(func() error {

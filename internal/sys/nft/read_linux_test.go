@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -406,5 +407,27 @@ func TestWithoutTheRightNothingIsRead(t *testing.T) {
 	}()
 	if err := <-over; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestCountsAreOfTheElementsAskedFor(t *testing.T) {
+	h := lab.NewNet(t).Host("one")
+	c := opened(t, h)
+	key := func(port uint16) []Range { return []Range{One(Value("\xc0\x00\x02\x01")), One(Port(port))} }
+	table := &Table{Family: Inet, Name: "counts", Sets: []Set{
+		{Name: "acct", Key: []Type{IPv4Addr, InetService}, Counted: true, Elements: []Element{
+			{Key: key(80), Count: Count{Packets: 3, Bytes: 180}}, {Key: key(443), Count: Count{Packets: 5, Bytes: 300}}, {Key: key(53)},
+		}},
+		{Name: "wide", Key: []Type{InetService}, Interval: true, Counted: true},
+	}}
+	if err := c.Replace(table); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Counts(Inet, "counts", &table.Sets[0], []Element{{Key: key(443)}, {Key: key(9)}, {Key: key(80)}, {Key: key(53)}})
+	if want := []Count{{5, 300}, {}, {3, 180}, {}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("counted is %v, %v, not %v", got, err, want)
+	}
+	if _, err := c.Counts(Inet, "counts", &table.Sets[1], []Element{{Key: []Range{One(Port(80))}}}); err == nil {
+		t.Error("elements of a set of ranges were told apart")
 	}
 }
