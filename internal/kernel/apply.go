@@ -35,10 +35,10 @@ func (k *Kernel) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead
 // ended are the statuses of forwards that come after Leave or Close: as they
 // stood, where they were carried.
 func (k *Kernel) ended(want []*fairlead.Forward) []fairlead.Status {
-	carried := k.byKey()
+	before := k.before()
 	list := make([]fairlead.Status, len(want))
 	for i, f := range want {
-		if c := carried[keyOf(f)]; c != nil {
+		if c := before(i, f); c != nil {
 			list[i] = c.status()
 			list[i].Forward = f
 			continue

@@ -3,6 +3,7 @@ package kernel
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"fairlead"
 )
