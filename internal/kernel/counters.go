@@ -27,12 +27,13 @@ const (
 )
 
 // recount reads the counters of what is carried into the meters, unless that was
-// done a moment ago, or cost too much to be done again yet.
-func (k *Kernel) recount() {
+// done a moment ago, or cost too much to be done again yet; now does it in any
+// case.
+func (k *Kernel) recount(now bool) {
 	k.counting.mu.Lock()
 	defer k.counting.mu.Unlock()
 	begun := time.Now()
-	if begun.Sub(k.counting.when) < max(countEvery, min(countShare*k.counting.spent, countLatest)) {
+	if !now && begun.Sub(k.counting.when) < max(countEvery, min(countShare*k.counting.spent, countLatest)) {
 		return
 	}
 	k.countInto(nil)

@@ -110,7 +110,7 @@ func sameMeaning(a, b *fairlead.Forward) bool {
 
 // Report is the status of every forward carried.
 func (k *Kernel) Report() []fairlead.Status {
-	k.recount()
+	k.recount(false)
 	k.countActive()
 	return k.statuses()
 }
