@@ -102,6 +102,11 @@ const (
 	CodeNoWay         Code = "FL-642"
 	CodeClaim         Code = "FL-650"
 
+	CodeNoRelayAddress Code = "FL-670"
+	CodeGoesRound      Code = "FL-671"
+	CodeFlood          Code = "FL-672"
+	CodeNotAsked       Code = "FL-673"
+	CodeBadMessage     Code = "FL-674"
 	CodeNotExpressed   Code = "FL-680"
 	CodePartOfClients  Code = "FL-681"
 	CodeNoAnchor       Code = "FL-682"
@@ -164,7 +169,7 @@ The forward is tried again by itself when addresses change.`},
 	{CodePrivilege, "a forward needs a privilege",
 		`Kinds nat, open and share, and whatever is "by kernel", change nftables, which is CAP_NET_ADMIN's. The unit in packaging/systemd has it; in a container it takes "--cap-add NET_ADMIN" and, where the container's host is the gateway, "--network host". Without it a process can carry the forward: kind "forward", or "by auto", which looks for itself.
 
-For a forward by a process: a word of it needs a right that this process does not have: "mark" and "source keep" are CAP_NET_ADMIN's (or CAP_NET_RAW's), "congestion NAME" is CAP_NET_ADMIN's where the system does not allow the algorithm to everybody. The forward is not carried without what its sentence says.
+For a forward by a process: a word of it needs a right that this process does not have: "mark" and "source keep" are CAP_NET_ADMIN's (or CAP_NET_RAW's; of kind helper CAP_NET_RAW's alone, as is its relay of DHCP), "congestion NAME" is CAP_NET_ADMIN's where the system does not allow the algorithm to everybody. The forward is not carried without what its sentence says.
 
 1. Give the service the right: "systemctl edit fairlead", with AmbientCapabilities= and CapabilityBoundingSet= that have CAP_NET_RAW beside CAP_NET_BIND_SERVICE. That is enough for source keep, and from Linux 5.17 on for mark. CAP_NET_ADMIN would do as well, and may change the whole network configuration.
 
@@ -397,6 +402,18 @@ Where one of them is meant to be reached from outside, the SSH server you came b
 
 Where somebody has the address, it is left to him. Either take one that is free, or leave the address to its owner and lead the clients here by a route on each of them; the other ports of the address then stay where they are. Interfaces without ARP, such as tunnels, have no neighbours that could be asked.`},
 
+	{CodeNoRelayAddress, "an interface has no address to relay DHCP from",
+		`A relay of DHCP writes the address of the interface by which a client asked into the request (giaddr; for IPv6 the link-address): by it the server knows which network the client is on, and answers there. An interface without such an address, or with a link-local one only, cannot stand for a network. Give it an address of the network whose clients it is to serve; the forward then begins by itself.`},
+	{CodeGoesRound, "a datagram goes round",
+		`A helper passed a datagram on, and it came back: two helpers have each other's networks as their targets, or a target is a broadcast address of the very network that is heard. It was dropped, and so are those that follow; the others pass.
+
+A datagram is known again by its content and by its hop limit, which each helper lowers by one: the same with a lower one has come round. So has one that comes more than ten times a second. Let the target be the server's own address rather than one of all hosts there.`},
+	{CodeFlood, "a sender sends more than is passed on",
+		`Broadcasts are rare where all is well. From one sender a hundred datagrams a second are passed on (bursts of two hundred), and from all senders of one forward a thousand, so that nobody on the network can make this host shout at the targets. What was too much is counted as dropped.`},
+	{CodeNotAsked, "an answer came from somebody who was not asked",
+		`Only the addresses of the sentence's targets are believed. A server with several addresses may answer from another one than it was asked at: name that one as the target. It may as well be somebody on the network who wants to be taken for the server.`},
+	{CodeBadMessage, "a message of DHCP is not passed on",
+		`The message is broken, or it is one that a relay must not pass on: it passed more than four relays already (DHCPv6: eight), it carries an option 82 although it comes from a client (RFC 3046 section 2.1), it claims to come from this relay itself, or it is an answer where questions are expected. The message says which. It was dropped and counted.`},
 	{CodeNotExpressed, "the packet filter cannot express the forward",
 		`On FreeBSD, OpenBSD and macOS kinds nat, open and share are rules of pf or ipfw. Those filters know less than nftables: what they cannot do exactly as the sentence says is refused as a whole, and no rule of it is loaded. The message says which word it is.
 

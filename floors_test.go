@@ -16,7 +16,7 @@ var floors = [][]string{
 	{"fairlead"},
 	{"internal/wire/proxyproto", "internal/wire/packet", "internal/wire/sniff", "internal/wire/dhcp", "internal/sys/sock", "internal/sys/holder", "internal/sys/netmon", "internal/sys/service", "internal/sys/nft", "internal/sys/conntrack", "internal/sys/firewalls", "internal/sys/claim", "internal/sys/inject", "packaging/systemd"},
 	{"internal/place", "internal/certs"},
-	{"internal/relay", "internal/kernel"},
+	{"internal/relay", "internal/kernel", "internal/helper"},
 	{"internal/packetfilter"},
 	{"internal/engine"},
 	{"internal/config"},

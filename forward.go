@@ -188,6 +188,7 @@ type Spot struct {
 	Any   bool       // ":8080", every address of both families
 	Addr  netip.Addr // one address; "::" means every address, as for Any
 	Where string     // "wan", "lan", an interface, or the name of a place
+	Group netip.Addr // helper: a multicast group that is joined at Where, instead of broadcasts
 	Unix  string     // path of a unix socket; Ports is empty and Net is TCP
 	Ports PortList   // empty for kinds that enter at a whole interface
 	Net   Network
@@ -211,6 +212,10 @@ func (s *Spot) Host() string {
 		return "[" + s.Addr.String() + "]"
 	case s.Addr.IsValid():
 		return s.Addr.String()
+	case s.Group.Is6():
+		return s.Where + ":[" + s.Group.String() + "]"
+	case s.Group.IsValid():
+		return s.Where + ":" + s.Group.String()
 	}
 	return s.Where
 }

@@ -67,6 +67,7 @@ type Policy struct {
 
 	// Kinds of their own.
 	PAC     string // "", "on", "kill-switch" (dynamic)
+	Circuit bool   // helper: DHCP servers are told the client's interface (option 82)
 	KeyFile string // tunnel: the relay's own key
 	Users   []User
 }

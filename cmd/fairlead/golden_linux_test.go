@@ -281,7 +281,7 @@ func TestTroubleHasGoldenTexts(t *testing.T) {
 	})
 	t.Run("no kind yet", func(t *testing.T) {
 		golden(t, "no-kind-yet", nil, func(l look) string {
-			return l.run(t, here.Command(t, program, "helper", "lan:67/udp", "to", "192.168.1.10"), nil)
+			return l.run(t, here.Command(t, program, "map", "51820/udp"), nil)
 		})
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"fairlead"
 	"fairlead/internal/config"
 	"fairlead/internal/engine"
+	"fairlead/internal/helper"
 	"fairlead/internal/kernel"
 	"fairlead/internal/place"
 	"fairlead/internal/relay"
@@ -24,6 +25,7 @@ type house struct {
 	engine *engine.Engine
 	relay  *relay.Relay
 	kernel *kernel.Kernel
+	helper *helper.Helper
 	here   *place.Here
 
 	settings atomic.Pointer[settings]
@@ -73,12 +75,13 @@ func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed
 		State:     state,
 		Watch:     watch,
 	})
+	h.helper = helper.New(helper.Config{Sides: h.sides, Resolve: h.here.Resolve, Watch: watch})
 	h.engine = engine.New(engine.Config{
 		Carriers: []fairlead.Carrier{h.kernel, &heardRelay{Relay: h.relay, changed: func() {
 			if h.kernel.Guards() {
 				h.engine.Kick()
 			}
-		}}},
+		}}, h.helper},
 		Watch: watch,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -103,6 +106,7 @@ func (h *house) close(drain context.Context) int {
 	left := h.relay.Drain(drain) + <-cut
 	h.relay.Close()
 	h.kernel.Close()
+	h.helper.Close()
 	h.cancel()
 	h.wg.Wait()
 	h.here.Close()

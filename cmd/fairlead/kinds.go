@@ -14,7 +14,7 @@ import (
 )
 
 // carriedKinds are the kinds that this version carries.
-var carriedKinds = []fairlead.Kind{fairlead.KindForward, fairlead.KindNAT, fairlead.KindOpen, fairlead.KindShare}
+var carriedKinds = []fairlead.Kind{fairlead.KindForward, fairlead.KindNAT, fairlead.KindOpen, fairlead.KindHelper, fairlead.KindShare}
 
 // kindCommands are the commands whose words are a sentence: the kinds. They
 // take modifiers as flags, too, so that cobra's own flag parsing stays out.
@@ -60,6 +60,14 @@ func (p *program) kindCommands() []*cobra.Command {
 			c.GroupID = groupForward
 			c.Example = `  fairlead open wan:51413/tcp+udp to [2001:db8::20]     # through the guard of share, for IPv6
   fairlead open wan:22 to [2001:db8::20] from 2001:db8:5::/48 for 2h`
+		case fairlead.KindHelper:
+			c.GroupID = groupForward
+			c.Example = `  fairlead helper lan:67/udp to 10.9.0.2, 10.9.0.3 option-82   # a relay of DHCP
+  fairlead helper lan:547/udp to [2001:db8::9]                  # the same of DHCPv6
+  fairlead helper lan:69/udp to 10.9.0.4                        # TFTP: who boots finds the server
+  fairlead helper wlan0:9/udp to 192.168.1.255                  # Wake-on-LAN from one network to another
+  fairlead helper lan:default-set/udp to 10.9.0.2 source keep   # as routers do: 37,49,53,67-69,137,138
+  fairlead helper lan:239.1.2.3:5000/udp to 10.9.0.5            # a multicast group`
 		case fairlead.KindShare:
 			c.GroupID = groupForward
 			c.Example = `  fairlead share lan to wan                           # be the gateway of the LAN

@@ -75,7 +75,7 @@ var kinds = []KindHelp{
 		on: must, bit: isRouter},
 	{Kind: fairlead.KindTrigger, Syntax: "PORTS opens PORTS [for DURATION] [on INTERFACE]", Help: "outgoing traffic opens ports for the host that sent it",
 		listen: must, on: may, ports: true, bit: isTrigger},
-	{Kind: fairlead.KindHelper, Syntax: "LISTEN to TARGET{, TARGET}", Help: "broadcasts become unicasts to a server elsewhere (UDP helper address)",
+	{Kind: fairlead.KindHelper, Syntax: "INTERFACE:[GROUP:]PORTS/udp to TARGET{, TARGET}", Help: "broadcasts become unicasts to a server elsewhere (UDP helper address)",
 		listen: must, ports: true, target: must, many: true, bit: isHelper},
 	{Kind: fairlead.KindShare, Syntax: "lan to wan", Help: "be a LAN's gateway: shared address, and a guard toward the WAN",
 		listen: must, target: must, bit: isShare},

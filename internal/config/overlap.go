@@ -168,6 +168,9 @@ func (l *loader) hostOf(f *fairlead.Forward) (host, bool) {
 		h.scope = "map"
 	case fairlead.KindHelper:
 		h.scope = "helper"
+		if f.At.Group.IsValid() {
+			h.scope = "group " + f.At.Group.String()
+		}
 	case fairlead.KindForward, fairlead.KindNAT, fairlead.KindLocal, fairlead.KindDynamic, fairlead.KindSSHD, fairlead.KindTunnel:
 		if _, ok := l.places[f.At.Where]; ok && f.At.Where != "" {
 			h.scope = "place " + f.At.Where

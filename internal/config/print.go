@@ -67,6 +67,9 @@ func appendSpot(b []byte, s *fairlead.Spot) []byte {
 		b = appendAddr(b, s.Addr)
 	default:
 		b = append(b, s.Where...)
+		if s.Group.IsValid() {
+			b = appendAddr(append(b, ':'), s.Group)
+		}
 	}
 	if len(s.Ports) == 0 {
 		return b

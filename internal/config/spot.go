@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,6 +51,18 @@ func (p *parser) spot(t token, s *fairlead.Spot, ports bool) bool {
 		s.Net = net
 		text = text[:i]
 	}
+	helps, cut := p.kind != nil && p.kind.bit == isHelper, 0
+	if where, group, rest, ok := cutGroup(text); helps && ok {
+		if !group.IsMulticast() {
+			p.bad(fairlead.CodeBadValue, t.part(len(where)+1, len(text)-len(where)-len(rest)-2), "%s is no multicast group", group).
+				hint("239.0.0.0 to 239.255.255.255; broadcasts of an interface: %s:%s", where, rest)
+			return false
+		}
+		s.Group = group
+		cut = len(text)
+		text = where + ":" + rest
+		cut -= len(text)
+	}
 	host, list, colon, ok := p.split(t, text, true)
 	if !ok {
 		return false
@@ -64,8 +77,30 @@ func (p *parser) spot(t token, s *fairlead.Spot, ports bool) bool {
 		p.bad(fairlead.CodeBadPort, at, "a port is missing").hint("%s:PORT", strings.TrimSuffix(text, ":"))
 		return false
 	}
-	s.Ports, ok = p.ports(t.part(len(text)-len(list), len(list)), list)
+	if helps && list == defaultSet {
+		s.Ports = slices.Clone(defaultPorts)
+		return true
+	}
+	s.Ports, ok = p.ports(t.part(cut+len(text)-len(list), len(list)), list)
 	return ok
+}
+
+// defaultSet stands for the ports that routers with a helper address pass on
+// unless they are told which: time, TACACS, DNS, BOOTP and DHCP, TFTP, NetBIOS.
+const defaultSet = "default-set"
+
+var defaultPorts = fairlead.PortList{{First: 37, Last: 37}, {First: 49, Last: 49}, {First: 53, Last: 53}, {First: 67, Last: 69}, {First: 137, Last: 138}}
+
+// cutGroup parts "lan:239.1.2.3:5000" and "lan:[ff05::5]:5000". Its parts are
+// checked like those of any spot.
+func cutGroup(text string) (where string, group netip.Addr, ports string, ok bool) {
+	where, rest, _ := strings.Cut(text, ":")
+	i := strings.LastIndexByte(rest, ':')
+	if i < 1 || where == "" || isNumber(where[:1]) || where[0] == '[' {
+		return "", netip.Addr{}, "", false
+	}
+	group, ok = parseAddr(rest[:i])
+	return where, group, rest[i+1:], ok && group.Zone() == ""
 }
 
 // split parts a word at the colon before its ports. An address of IPv6 has to

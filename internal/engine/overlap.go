@@ -36,7 +36,7 @@ func portsMeet(a, b fairlead.PortList) bool {
 
 func hostsMeet(a, b *fairlead.Spot) bool {
 	if a.Where != "" || b.Where != "" {
-		return a.Where == b.Where
+		return a.Where == b.Where && a.Group == b.Group
 	}
 	for _, x := range addresses(a) {
 		if within(x, b) {
@@ -107,18 +107,18 @@ func (h *holders) claim(w *wish) *wish {
 		return nil
 	}
 	if at.Ports.Len() > manyPorts {
-		if other := among(h.all, at); other != nil {
+		if other := among(h.all, w); other != nil {
 			return other
 		}
 		h.all, h.wide = append(h.all, w), append(h.wide, w)
 		return nil
 	}
 	for i := range at.Ports.Len() {
-		if other := among(h.narrow[at.Ports.At(i)], at); other != nil {
+		if other := among(h.narrow[at.Ports.At(i)], w); other != nil {
 			return other
 		}
 	}
-	if other := among(h.wide, at); other != nil {
+	if other := among(h.wide, w); other != nil {
 		return other
 	}
 	h.all = append(h.all, w)
@@ -129,9 +129,11 @@ func (h *holders) claim(w *wish) *wish {
 	return nil
 }
 
-func among(list []*wish, at *fairlead.Spot) *wish {
+// among is who holds some of w's spot. A helper hears what was sent to all, and
+// others what was sent to this host: neither takes it from the other.
+func among(list []*wish, w *wish) *wish {
 	for _, other := range list {
-		if overlaps(&other.given.At, at) {
+		if (other.given.Kind == fairlead.KindHelper) == (w.given.Kind == fairlead.KindHelper) && overlaps(&other.given.At, &w.given.At) {
 			return other
 		}
 	}

@@ -97,6 +97,9 @@ func Parse(b []byte) (Message, error) {
 	return m, nil
 }
 
+// Bytes is the message as it stands, without a copy.
+func (m Message) Bytes() []byte { return m.b }
+
 // Op is Request or Reply.
 func (m Message) Op() byte { return m.b[0] }
 
