@@ -39,10 +39,10 @@ func timeless(t *nft.Table) *nft.Table {
 
 // hold takes the end of life from the old elements, as they were since ago, to
 // those of t that are the same and end, as far as anybody can tell, at the same
-// moment, so that an Apply does not renew them in vain. Those that have ended
-// are taken out of old: the kernel has done so.
-func hold(old, t *nft.Table, ago time.Duration) {
-	bury(old, ago)
+// moment, so that an Apply does not renew them in vain. It returns old without
+// those that have ended.
+func hold(old, t *nft.Table, ago time.Duration) *nft.Table {
+	old = survivors(old, ago)
 	sets := byName(old)
 	for i := range t.Sets {
 		s := &t.Sets[i]
@@ -69,17 +69,22 @@ func hold(old, t *nft.Table, ago time.Duration) {
 			}
 		}
 	}
+	return old
 }
 
-// bury takes the elements out of t that have ended since, as the kernel does.
-func bury(t *nft.Table, ago time.Duration) {
-	for i := range t.Sets {
-		s := &t.Sets[i]
+// survivors is t without the elements that have ended since: the kernel has
+// taken them out. t itself stays, because others read it.
+func survivors(t *nft.Table, ago time.Duration) *nft.Table {
+	rest := *t
+	rest.Sets = slices.Clone(t.Sets)
+	for i := range rest.Sets {
+		s := &rest.Sets[i]
 		over := func(e nft.Element) bool { return e.Timeout > 0 && left(e, ago) <= 0 }
 		if s.Timed && slices.ContainsFunc(s.Elements, over) {
 			s.Elements = slices.DeleteFunc(slices.Clone(s.Elements), over)
 		}
 	}
+	return &rest
 }
 
 // left is how long an element has to live that was seen so long ago.

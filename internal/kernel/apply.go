@@ -246,7 +246,7 @@ func (k *Kernel) step(conn *nft.Conn, t *nft.Table) error {
 		return k.inside(func() error { return conn.Replace(t) })
 	}
 	if !foreign(old) {
-		hold(old, t, time.Since(k.seen))
+		old = hold(old, t, time.Since(k.seen))
 		ch, ok := nft.Diff(old, t)
 		switch {
 		case ok && ch.Empty():

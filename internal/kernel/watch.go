@@ -181,8 +181,7 @@ func (k *Kernel) repair() (did, failed *fairlead.Problem) {
 		return nil, k.refused(err)
 	}
 	if now != nil && !foreign(now) && k.loaded != nil {
-		bury(k.loaded, time.Since(k.seen))
-		if ch, ok := nft.Diff(now, k.loaded); ok && ch.Empty() {
+		if ch, ok := nft.Diff(now, survivors(k.loaded, time.Since(k.seen))); ok && ch.Empty() {
 			return nil, nil
 		}
 	}
@@ -207,7 +206,6 @@ func (k *Kernel) repair() (did, failed *fairlead.Problem) {
 		return nil, k.refused(err)
 	}
 	k.follow(k.ctx, k.plan, p, w)
-	k.mend(k.ctx, p, w)
 	k.plan = p
 	k.keep(p)
 	k.mend(k.ctx, p, w)
