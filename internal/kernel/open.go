@@ -229,8 +229,7 @@ func nothingToOpen(f *fairlead.Forward) *fairlead.Problem {
 	}
 	return fairlead.Problemf(fairlead.CodeNothingToOpen, "there is nothing to open: no guard of ours stands toward %s", where).
 		Note("note", "what the firewall of somebody else drops there is dropped all the same").
-		Fix("guard that side, if this host is a gateway", "fairlead add share lan to wan").
-		Fix("have another firewall let it in", "fairlead "+f.Expr+" allow-in docker|ufw|firewalld")
+		Fix("guard that side, if this host is a gateway", "fairlead add share lan to wan")
 }
 
 func holeText(iif string, to netip.Addr, ports fairlead.Ports, network string) string {

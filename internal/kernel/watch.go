@@ -131,10 +131,11 @@ func pausing(ctx context.Context, tokens <-chan struct{}, pause time.Duration) b
 	return true
 }
 
-// repairAll puts the table right when somebody else changed it.
+// repairAll puts the table right when somebody else changed it, and tries again
+// where it could not.
 func (k *Kernel) repairAll() {
 	var told time.Time
-	silent := 0
+	silent, failing := 0, ""
 	for {
 		select {
 		case <-k.ctx.Done():
@@ -142,8 +143,18 @@ func (k *Kernel) repairAll() {
 		case <-k.changed:
 		}
 		did, failed := k.repair()
-		if failed != nil {
-			k.trouble(failed)
+		pause := calm
+		if failed == nil {
+			failing = ""
+		} else {
+			if failed.What != failing {
+				k.trouble(failed)
+			}
+			failing, pause = failed.What, listenEach
+			select {
+			case k.changed <- struct{}{}:
+			default: // it is known anyway
+			}
 		}
 		if did != nil {
 			if now := time.Now(); now.Sub(told) >= tellEach {
@@ -159,7 +170,7 @@ func (k *Kernel) repairAll() {
 		select {
 		case <-k.ctx.Done():
 			return
-		case <-time.After(calm):
+		case <-time.After(pause):
 		}
 	}
 }
