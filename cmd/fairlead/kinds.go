@@ -123,19 +123,23 @@ type sentenceFlags struct {
 	name   string
 	strict bool
 	dryRun bool
+	filter string
 }
 
-// newSentenceFlags makes the flags of a one-shot run, or of add and edit.
+// newSentenceFlags makes the flags of a one-shot run, of plan, or of add and edit.
 func newSentenceFlags(p *program, use string) *sentenceFlags {
 	f := &sentenceFlags{set: pflag.NewFlagSet(use, pflag.ContinueOnError)}
 	p.commonFlags(f.set)
 	f.set.BoolVarP(&f.help, "help", "h", false, "how this command is called")
 	f.set.StringVar(&f.name, "name", "", "name of the forward")
 	switch use {
-	case "oneshot":
+	case "oneshot", "plan":
 		f.set.BoolVar(&f.strict, "strict", false, "half a success is a failure")
 		f.set.StringSliceVar(&p.wan, "wan", nil, "interfaces that lead outside")
 		f.set.StringSliceVar(&p.lan, "lan", nil, "interfaces that lead inside")
+		if use == "plan" {
+			f.set.StringVar(&f.filter, "for", "", "packet `filter`, this system's unless named: "+strings.Join(filterNames(), ", "))
+		}
 	case "change":
 		f.set.BoolVarP(&f.dryRun, "dry-run", "n", false, "show the change and make none")
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -17,21 +18,28 @@ import (
 func (p *program) planCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plan [KIND LISTEN to TARGET [MODIFIER ...]]",
-		Short: "print the table that would be loaded into the kernel, and load nothing",
+		Short: "print the rules that would be loaded into the kernel, and load nothing",
 		Long: `Print what "fairlead up" would load into the kernel for the file, or what one
 sentence would load in the foreground: the table in the words of nft(8), and
 before it, as comments, what would be changed on this machine outside that table.
 Nothing is changed, and no privilege is needed.
 
 Interfaces, addresses and names are those of this machine at the moment. The
-service changes the table that is there and loads no new one where that will do.`,
+service changes the table that is there and loads no new one where that will do.
+
+With --for the rules are those of another packet filter: pf of FreeBSD and macOS,
+openbsd-pf, or ipfw. What that one cannot do exactly as the sentence says is
+refused, and has no rule. With --wan or --lan naming an interface that this
+machine does not have, the plan is for another machine, of which no more is known
+than these names.`,
 		Example: "  fairlead plan\n" +
+			"  fairlead plan --for pf --wan em0 --lan em1 nat wan:80 to 192.168.1.10\n" +
 			"  fairlead plan -c new.conf | less\n" +
 			"  fairlead plan nat wan:80,443 to 192.168.1.10",
 		GroupID:            groupConfig,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			flags := newSentenceFlags(p, "oneshot")
+			flags := newSentenceFlags(p, "plan")
 			words, err := flags.split(args)
 			if err != nil {
 				return usage(cmd, "%v", err)
@@ -43,15 +51,16 @@ service changes the table that is there and loads no new one where that will do.
 			return p.plan(flags, words)
 		},
 	}
-	newSentenceFlags(p, "oneshot").shown(c)
+	newSentenceFlags(p, "plan").shown(c)
 	return c
 }
 
 // A planDoc is what plan prints for programs.
 type planDoc struct {
 	Schema   string            `json:"schema"`
-	Table    string            `json:"table"`
-	Text     string            `json:"text"`    // in nft(8)'s words; "" where nothing would be loaded
+	For      string            `json:"for"`     // nftables, pf, openbsd-pf or ipfw
+	Table    string            `json:"table"`   // or pf's anchor
+	Text     string            `json:"text"`    // in the filter's words; "" where nothing would be loaded
 	Outside  []string          `json:"outside"` // what would be changed outside the table, in words
 	Forwards []control.Forward `json:"forwards"`
 }
@@ -85,6 +94,9 @@ func (p *program) plan(flags *sentenceFlags, words []string) error {
 	h.settings.Store(set)
 	h.here = newHere()
 	defer h.here.Close()
+	if filter := cmp.Or(flags.filter, systemFilter); filter != nftables {
+		return p.planFor(h, filter, forwards, len(words) > 0)
+	}
 	k := kernel.New(kernel.Config{Table: table.name, Owned: table.owned, Sides: h.sides, Resolve: h.here.Resolve})
 	defer k.Close()
 
@@ -125,7 +137,7 @@ func (p *program) plan(flags *sentenceFlags, words []string) error {
 		}
 	}
 	if p.json {
-		doc := planDoc{Schema: "fairlead/plan/1", Table: v.Table, Text: v.Text, Outside: append([]string{}, v.Outside...), Forwards: []control.Forward{}}
+		doc := planDoc{Schema: "fairlead/plan/1", For: nftables, Table: v.Table, Text: v.Text, Outside: append([]string{}, v.Outside...), Forwards: []control.Forward{}}
 		for _, s := range v.Statuses {
 			doc.Forwards = append(doc.Forwards, control.ForwardOf(s))
 		}

@@ -174,6 +174,10 @@ func (w *World) outer(wan bool, also ...string) (list []string) {
 			list = append(list, i.Name)
 		}
 	}
+	also = append(also, w.LAN...)
+	if wan {
+		also = append(also, w.WAN...)
+	}
 	for _, name := range also {
 		if !slices.Contains(list, name) {
 			list = append(list, name)
@@ -229,3 +233,20 @@ func plainWord(s string, most int) bool {
 }
 
 func letter(b byte) bool { return b|0x20 >= 'a' && b|0x20 <= 'z' }
+
+// Hosts are the names whose addresses Compile has to know, each once.
+func Hosts(want []*fairlead.Forward) (list []string) {
+	for _, f := range want {
+		if f.Kind == fairlead.KindShare {
+			continue // it leads to interfaces
+		}
+		for i := range f.To {
+			h := f.To[i].Host
+			if _, err := netip.ParseAddr(h); err == nil || h == "" || h == "self" || h == "localhost" || slices.Contains(list, h) {
+				continue
+			}
+			list = append(list, h)
+		}
+	}
+	return list
+}

@@ -155,6 +155,9 @@ func (c *compiler) buildNAT(r *route) *fairlead.Problem {
 	if p := r.sources(); p != nil {
 		return p
 	}
+	if p := c.sourceKnown(r); p != nil {
+		return p
+	}
 	for i := range f.To {
 		for fam := range 2 {
 			if a := dests[i][fam]; a.IsValid() {
@@ -412,6 +415,25 @@ func (r *route) sources() *fairlead.Problem {
 		}
 	case p.Masquerade:
 		r.out = [2]source{{how: masquerade}, {how: masquerade}}
+	}
+	return nil
+}
+
+// sourceKnown refuses a forward whose connections take the address of an
+// interface by IPv6 where that is not known, and has to be written out.
+func (c *compiler) sourceKnown(r *route) *fairlead.Problem {
+	if how := r.out[1].how; !r.toOthers() || how != wayBack && how != masquerade {
+		return nil
+	}
+	for i := range r.leads {
+		if l := &r.leads[i]; l.v6 && len(l.to) > 0 {
+			for _, name := range l.door.on {
+				if c.w.find(name) == nil {
+					return fairlead.Problemf(fairlead.CodeNoInterface, "there is no interface %q, and its IPv6 address has to stand in the rules", name).
+						Fix("leave the source as it is", "fairlead "+r.f.Expr+" source keep")
+				}
+			}
+		}
 	}
 	return nil
 }

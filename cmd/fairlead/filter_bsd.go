@@ -1,0 +1,6 @@
+//go:build darwin || freebsd
+
+package main
+
+// systemFilter is the packet filter that plan is for unless told otherwise.
+const systemFilter = "pf"

@@ -1,0 +1,4 @@
+package main
+
+// systemFilter is the packet filter that plan is for unless told otherwise.
+const systemFilter = nftables
