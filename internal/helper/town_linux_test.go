@@ -3,12 +3,15 @@ package helper
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"fairlead"
 	"fairlead/internal/config"
@@ -161,7 +164,7 @@ func (d *desk) list() []string {
 }
 
 // shout sends a text from a port of a host to an address, and returns the socket.
-func shout(t *testing.T, on *lab.Host, from, to, text string) packetConn {
+func shout(t *testing.T, on *lab.Host, from, to, text string) *net.UDPConn {
 	t.Helper()
 	c, err := on.ListenPacket(t.Context(), "udp4", from)
 	if err != nil {
@@ -174,14 +177,8 @@ func shout(t *testing.T, on *lab.Host, from, to, text string) packetConn {
 	return c
 }
 
-type packetConn interface {
-	SetReadDeadline(time.Time) error
-	ReadFromUDPAddrPort([]byte) (int, netip.AddrPort, error)
-	WriteToUDPAddrPort([]byte, netip.AddrPort) (int, error)
-}
-
 // hear is the next datagram and its sender.
-func hear(t *testing.T, c packetConn) (string, netip.AddrPort) {
+func hear(t *testing.T, c *net.UDPConn) (string, netip.AddrPort) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 2000)
@@ -208,4 +205,20 @@ func poll(ok func() bool) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return nil
+}
+
+// arrives reports whether something comes in soon; it stays to be heard.
+func arrives(c *net.UDPConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	got := false
+	raw.Read(func(fd uintptr) bool {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		got = err == nil && n > 0
+		return got
+	})
+	return got
 }
