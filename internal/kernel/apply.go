@@ -319,6 +319,9 @@ func (k *Kernel) refused(err error) *fairlead.Problem {
 			Note("why", "%v", err).
 			Fix("load the modules", "sudo modprobe nf_tables nft_chain_nat").
 			Fix("or have a process carry it", "fairlead forward … to …")
+		if k.cfg.Owned {
+			p.Note("note", "a run in the foreground also needs Linux 5.12, which takes its table away when it ends; a service (fairlead up) does not")
+		}
 		p.Err = err
 		return p
 	}
