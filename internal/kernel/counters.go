@@ -23,7 +23,7 @@ type counting struct {
 const (
 	countEvery  = 250 * time.Millisecond
 	countShare  = 100
-	countLatest = 5 * time.Second
+	countLatest = 10 * time.Second
 )
 
 // recount reads the counters of what is carried into the meters, unless that was
