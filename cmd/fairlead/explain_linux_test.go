@@ -229,6 +229,35 @@ var faults = []fault{
 		},
 	},
 	{
+		name: "the target is switched off a moment after it answered",
+		plant: func(f *faulty) {
+			f.eventuallyReach(f.Outside, f.the(lab.Outside4Far, lab.Outside6Far))
+			f.Inside.Down("eth0")
+		},
+		code: "FL-203", step: "target", says: "no machine answers",
+		mend: func(f *faulty, c string) string {
+			f.serve(f.Beside, net.JoinHostPort(f.the(lab.Beside4, lab.Beside6), "8080"))
+			return strings.Replace(c, "HOST", f.the(lab.Beside4, "["+lab.Beside6+"]"), 1)
+		},
+	},
+	{
+		name: "somebody else drops before connections are known",
+		plant: func(f *faulty) {
+			f.sh(f.Gateway.Gateway, "nft 'table inet mine { chain early { type filter hook prerouting priority -310; "+f.the("ip", "ip6")+" saddr "+f.the(lab.Outside4Far, lab.Outside6Far)+" meta l4proto tcp drop; }; }'")
+		},
+		code: "FL-601", step: "other rules", says: "chain early",
+	},
+	{
+		name: "iptables drops in the table raw",
+		plant: func(f *faulty) {
+			f.sh(f.Gateway.Gateway, f.the("iptables", "ip6tables")+"-nft -t raw -A PREROUTING -p tcp --dport 25565 -j DROP")
+		},
+		code: "FL-601", step: "other rules", says: "chain PREROUTING",
+		mend: func(f *faulty, c string) string {
+			return strings.NewReplacer("ip6tables ", "ip6tables-nft ", "iptables ", "iptables-nft ").Replace(c)
+		},
+	},
+	{
 		name: "the sentence denies the client", words: " deny 198.51.100.0/24 deny 2001:db8:9::/64",
 		plant: func(f *faulty) {},
 		code:  "FL-121", step: "own rules", says: "deny",
@@ -566,6 +595,31 @@ func TestExplainNamesALostAddress(t *testing.T) {
 	f.eventuallyReach(g.Outside, lab.Outside4Far)
 }
 
+// What no client can ask for is not tested; that is no failure of it.
+func TestExplainOfAShareIsUntested(t *testing.T) {
+	needTools(t)
+	f := &faulty{Gateway: lab.NewGateway(t), t: t}
+	f.v = spec{host: f.Gateway.Gateway}.up(t, "wan wan0\nlan lan0\nhome: share lan to wan\n")
+	if e := f.explain(exitTimeout, "home"); e.Outcome != "untested" || e.Error.Code != "FL-631" {
+		t.Errorf("%s: %+v", e.Outcome, e.Error)
+	}
+}
+
+// A pinhole whose time is over is explained by that, and the way out opens it.
+func TestExplainNamesTheTimeThatIsOver(t *testing.T) {
+	needTools(t)
+	f := &faulty{Gateway: lab.NewGateway(t), t: t, v6: true}
+	f.v = spec{host: f.Gateway.Gateway}.up(t, "wan wan0\nlan lan0\nhome: share lan to wan\nhole: open wan:8080 to ["+lab.Inside6+"] for 1s\n")
+	eventually(t, "hole is over", func() bool { return f.v.forward("hole").State == "disabled" })
+	e := f.explain(exitFailed, "hole")
+	if text := fmt.Sprint(e.Error.Text, e.Error.Notes); !strings.Contains(text, "was over") {
+		t.Errorf("%s\ndoes not say that its time is over", text)
+	}
+	if len(e.Error.Fixes) != 1 {
+		t.Fatalf("ways out: %+v", e.Error.Fixes)
+	}
+}
+
 // Who may not look is told so, and what can be said without is said.
 func TestExplainWithoutRights(t *testing.T) {
 	needTools(t)
@@ -575,7 +629,7 @@ func TestExplainWithoutRights(t *testing.T) {
 	spec := spec{host: g.Gateway, before: []string{"nobody"}}
 	p := spec.start(t, "--json", "explain", "nat", "wan:80", "to", lab.Inside4)
 	p.ends(exitTimeout)
-	if !strings.Contains(p.stdout.String(), `"FL-631"`) || !strings.Contains(p.stdout.String(), "sudo fairlead explain") {
+	if !strings.Contains(p.stdout.String(), `"FL-631"`) || !strings.Contains(p.stdout.String(), "sudo fairlead explain nat wan:80 to "+lab.Inside4+"\"") {
 		t.Errorf("%s", p.stdout)
 	}
 }

@@ -151,6 +151,11 @@ func (w *walk) conditions(p *fairlead.Problem, f *fairlead.Forward) {
 		p.Fix("allow more", w.q.words(fmt.Sprintf("max-conns %d", 2*n)))
 		return
 	}
+	if over := w.q.Problem; over != nil && over.Code == fairlead.CodeTimeOver {
+		p.Note("why", "%s", over.What)
+		p.Fixes = w.q.told(over).Fixes
+		return
+	}
 	p.Note("why", "its guard or one of its limits does; the rule above says which")
 }
 
@@ -221,6 +226,9 @@ func (w *walk) letThrough(s *sight, p *passage, who string, local bool) fairlead
 	if entry := p.station(chainLocal); entry != nil && !p.back {
 		port = entry.packet.Dst.Port()
 	}
+	// What comes before the translation knows nothing of it, and what comes before
+	// connection tracking nothing of connections.
+	early := !local && !p.back && w.rewrites() && s.packet.Dst == w.at
 	switch {
 	case local && who == "ufw":
 		return fairlead.Fix{Text: "open the port there", Command: fmt.Sprintf("ufw allow %d/%s", port, network)}
@@ -237,16 +245,29 @@ func (w *walk) letThrough(s *sight, p *passage, who string, local bool) fairlead
 		if local || !w.rewrites() {
 			match = fmt.Sprintf("-p %s -m conntrack --ctorigdstport %d", network, w.at.Port())
 		}
+		if early {
+			match = fmt.Sprintf("-d %s -p %s --dport %d", w.at.Addr(), network, w.at.Port())
+		}
 		return fairlead.Fix{Text: "let this forward through", Command: fmt.Sprintf("%s -I %s %s -j ACCEPT", program, s.base, match)}
 	}
 	match := "ct status dnat"
-	if local || !w.rewrites() {
+	if early {
+		match = fmt.Sprintf("%s daddr %s %s dport %d", addressWord(w.at.Addr()), w.at.Addr(), network, w.at.Port())
+	} else if local || !w.rewrites() {
 		match = fmt.Sprintf("%s dport %d", network, port)
 		if p.back {
 			match = "ct state established"
 		}
 	}
 	return fairlead.Fix{Text: "let it through there", Command: fmt.Sprintf("nft insert rule %s %s %s %s accept", familyText(s.Family), s.Table, s.base, match)}
+}
+
+// addressWord is what nft calls an address of that family.
+func addressWord(a netip.Addr) string {
+	if a.Is6() {
+		return "ip6"
+	}
+	return "ip"
 }
 
 // refused: the target says that nobody listens there.

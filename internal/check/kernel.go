@@ -391,7 +391,7 @@ func (w *walk) noAnswer(ctx context.Context, there *passage, dst netip.AddrPort,
 		return w.r.broken(w.refused(ctx, dst, false))
 	}
 	if i := w.host.near(dst.Addr()); i != nil {
-		if state, err := netmon.NeighbourOf(i.Name, dst.Addr()); err == nil && (state == netmon.Silent || state == netmon.Asked) {
+		if gone(ctx, i, dst.Addr()) {
 			w.r.add(stepTarget, Bad, dst.String(), "no machine answers for that address on "+i.Name)
 			w.wouldBe(stepBack)
 			return w.r.broken(w.targetDown(dst, i))
@@ -506,7 +506,7 @@ func (w *walk) udpSilence(ctx context.Context, there *passage, dst netip.AddrPor
 			return w.r.broken(w.refused(ctx, dst, true))
 		}
 	} else if i := w.host.near(dst.Addr()); i != nil {
-		if state, err := netmon.NeighbourOf(i.Name, dst.Addr()); err == nil && (state == netmon.Silent || state == netmon.Asked) {
+		if gone(ctx, i, dst.Addr()) {
 			w.r.add(stepTarget, Bad, dst.String(), "no machine answers for that address on "+i.Name)
 			w.wouldBe(stepBack)
 			return w.r.broken(w.targetDown(dst, i))
@@ -516,6 +516,14 @@ func (w *walk) udpSilence(ctx context.Context, there *passage, dst netip.AddrPor
 	w.r.add(stepBack, Unknown, "", "")
 	return w.r.untested(fairlead.Problemf(fairlead.CodeUntested, "the datagram left toward %s; whether it was taken, UDP does not say", dst).
 		Note("why", "a service answers only what it understands, and the probe is nothing of its language"))
+}
+
+// gone reports whether no machine on the link has the address now.
+func gone(ctx context.Context, on *netmon.Interface, a netip.Addr) bool {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // a neighbour is given up after three
+	defer cancel()
+	state, err := netmon.AskNeighbour(ctx, on.Name, a)
+	return err == nil && (state == netmon.Silent || state == netmon.Asked)
 }
 
 // dialTarget asks the target from this host.

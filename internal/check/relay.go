@@ -252,7 +252,7 @@ func (w *walk) dialTargets(ctx context.Context) *Report {
 			Note("why", "a service answers only what it understands"))
 	case allDrained(targets):
 		return r.broken(fairlead.Problemf(fairlead.CodeAllDrained, "every target is drained").
-			Fix("take one back", "fairlead drain --undo "+w.name()+" "+targets[0].Dest()))
+			Fix("take one back", "fairlead drain --undo "+w.q.Forward.Name+" "+targets[0].Dest()))
 	default:
 		return r.untested(fairlead.Problemf(fairlead.CodeUntested, "its targets could not be tried"))
 	}
@@ -294,7 +294,7 @@ func (w *walk) dialProblem(ctx context.Context, t *fairlead.Target, to string, e
 		return w.refused(ctx, at, w.host != nil && w.host.mine(at.Addr()))
 	case fairlead.DialTimeout, fairlead.Unreachable:
 		if i := w.host.near(at.Addr()); i != nil {
-			if state, err := netmon.NeighbourOf(i.Name, at.Addr()); err == nil && (state == netmon.Silent || state == netmon.Asked) {
+			if gone(ctx, i, at.Addr()) {
 				return w.targetDown(at, i)
 			}
 			return w.targetFirewall(at, "")

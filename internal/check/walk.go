@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"fairlead"
+	"fairlead/internal/config"
 	"fairlead/internal/sys/inject"
 	"fairlead/internal/sys/netmon"
 	"fairlead/internal/wire/packet"
@@ -49,6 +50,9 @@ func (w *walk) explain(ctx context.Context) *Report {
 		r.Target = targetText(f, 0)
 	}
 	if p := w.enter(); p != nil {
+		if p.Code == fairlead.CodeUntested {
+			return r.untested(p)
+		}
 		return r.broken(p)
 	}
 	if p := w.arrives(); p != nil {
@@ -109,7 +113,7 @@ func (w *walk) enter() *fairlead.Problem {
 	if w.from.IsValid() {
 		w.link = w.host.comesBy(w.from, e)
 	} else if w.from = w.host.stranger(f, e); !w.from.IsValid() {
-		return fairlead.Problemf(fairlead.CodeUntested, "%v", errNoClient).Fix("say which client is meant", "fairlead explain "+w.name()+" from ADDRESS")
+		return fairlead.Problemf(fairlead.CodeUntested, "%v", errNoClient).Fix("say which client is meant", "fairlead explain "+w.asks("ADDRESS"))
 	}
 	w.at = netip.AddrPortFrom(e.at, f.At.Ports.At(w.i))
 	w.r.At, w.r.From = w.at, netip.AddrPortFrom(w.from, 0)
@@ -132,11 +136,29 @@ func clientText(from netip.Addr) string {
 	return from.String()
 }
 
-func (w *walk) name() string {
-	if w.q.Forward.Name != "" {
-		return w.q.Forward.Name
+// again are the words behind "explain" that ask the same question.
+func (w *walk) again() string {
+	if !w.q.From.IsValid() {
+		return w.asks("")
 	}
-	return "NAME"
+	return w.asks(w.q.From.String())
+}
+
+// asks are the words behind "explain" that ask about the client; about a
+// stranger, where it is "". A forward that is written nowhere is asked about by
+// its sentence, in which "from" is a word of its own.
+func (w *walk) asks(client string) string {
+	f := w.q.Forward
+	if w.q.Edit != "" {
+		if client == "" {
+			return f.Name
+		}
+		return f.Name + " from " + client
+	}
+	if client == "" {
+		return config.Sentence(f)
+	}
+	return config.Sentence(f) + " --client " + client
 }
 
 // arrives tells whether the client's packets come here at all.
@@ -223,7 +245,7 @@ func (w *walk) blind(err error) *Report {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		p = fairlead.Problemf(fairlead.CodeUntested, "a packet cannot be followed by this user").
-			Note("why", "%v", err).Fix("ask as root", "sudo fairlead explain "+w.name())
+			Note("why", "%v", err).Fix("ask as root", "sudo fairlead explain "+w.again())
 	case errors.Is(err, errors.ErrUnsupported):
 		p = fairlead.Problemf(fairlead.CodeUntested, "a packet cannot be followed on this system").Note("why", "%v", err)
 	default:

@@ -1,6 +1,7 @@
 package netmon
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 )
@@ -43,6 +44,16 @@ const (
 // nobody can tell.
 func NeighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
 	return neighbourOf(ifname, addr)
+}
+
+// AskNeighbour is [NeighbourOf] of the host of that address, which is asked for
+// anew when the kernel believes that it knows: what it heard some seconds ago
+// stands for half a minute, also of a host that was switched off since. It ends
+// when the host has answered or is given up, after some three seconds, and with
+// ctx. What the kernel remembers is only confirmed, or forgotten as it would be
+// soon. Without CAP_NET_ADMIN nobody is asked.
+func AskNeighbour(ctx context.Context, ifname string, addr netip.Addr) (Neighbour, error) {
+	return askNeighbour(ctx, ifname, addr)
 }
 
 // Surroundings are the links and neighbours of a moment, and the routes as they

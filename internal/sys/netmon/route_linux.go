@@ -1,12 +1,14 @@
 package netmon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -54,9 +56,50 @@ func routeIn(routes []netlink.Route, err error, from, to netip.Addr, iif string,
 }
 
 func neighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
+	n, err := neighbourEntry(ifname, addr)
+	if n == nil {
+		return Unheard, err
+	}
+	return neighbourIn(n.State), nil
+}
+
+// askedEach is how often it is looked whether a neighbour has answered.
+const askedEach = 20 * time.Millisecond
+
+func askNeighbour(ctx context.Context, ifname string, addr netip.Addr) (Neighbour, error) {
+	n, err := neighbourEntry(ifname, addr)
+	if n == nil || n.State&(unix.NUD_REACHABLE|unix.NUD_STALE|unix.NUD_DELAY) == 0 {
+		return neighbourOf(ifname, addr)
+	}
+	n.State = unix.NUD_PROBE
+	if err = netlink.NeighSet(n); err != nil {
+		return neighbourOf(ifname, addr)
+	}
+	again := time.NewTicker(askedEach)
+	defer again.Stop()
+	for {
+		if n, err = neighbourEntry(ifname, addr); err != nil {
+			return Unheard, err
+		}
+		switch {
+		case n == nil: // given up, and tidied away
+			return Silent, nil
+		case n.State&unix.NUD_PROBE == 0:
+			return neighbourIn(n.State), nil
+		}
+		select {
+		case <-ctx.Done():
+			return Asked, nil
+		case <-again.C:
+		}
+	}
+}
+
+// neighbourEntry is what the kernel remembers of a neighbour, nil for nothing.
+func neighbourEntry(ifname string, addr netip.Addr) (*netlink.Neigh, error) {
 	link, err := netlink.LinkByName(ifname)
 	if err != nil {
-		return Unheard, err
+		return nil, err
 	}
 	family := netlink.FAMILY_V4
 	if addr.Is6() && !addr.Is4In6() {
@@ -64,17 +107,18 @@ func neighbourOf(ifname string, addr netip.Addr) (Neighbour, error) {
 	}
 	list, err := netlink.NeighList(link.Attrs().Index, family)
 	if err != nil {
-		return Unheard, fmt.Errorf("list the neighbours on %s: %w", ifname, err)
+		return nil, fmt.Errorf("list the neighbours on %s: %w", ifname, err)
 	}
-	for _, n := range list {
+	for i := range list {
+		n := &list[i]
 		if ip, _ := netip.AddrFromSlice(n.IP); ip.Unmap() != addr.Unmap().WithZone("") {
 			continue
 		}
-		if is := neighbourIn(n.State); is != Unheard {
-			return is, nil
+		if neighbourIn(n.State) != Unheard {
+			return n, nil
 		}
 	}
-	return Unheard, nil
+	return nil, nil
 }
 
 // neighbourIn is the state of a neighbour (rtnetlink(7), NUD_) in our words.

@@ -3,6 +3,7 @@
 package netmon
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 )
@@ -12,6 +13,10 @@ func routeOf(from, to netip.Addr, iif string) (Route, error) {
 }
 
 func neighbourOf(string, netip.Addr) (Neighbour, error) { return Unheard, errors.ErrUnsupported }
+
+func askNeighbour(context.Context, string, netip.Addr) (Neighbour, error) {
+	return Unheard, errors.ErrUnsupported
+}
 
 func forwards(string, bool) (all, own, known bool) { return false, false, false }
 
