@@ -205,6 +205,20 @@ X`)
 	}
 }
 
+// Where no guard of ours stands, another firewall is all that a pinhole opens.
+func TestAllowInOpensAPinholeWithoutAGuard(t *testing.T) {
+	lab.NeedTool(t, "iptables-nft")
+	g := newTown(t)
+	g.sh(docker)
+	rules := func() string { return g.sh("iptables-nft -S DOCKER-USER") }
+	if st := g.applied("open wan:80 to " + lab.Inside4 + " allow-in docker")[0]; st.Problem != nil {
+		t.Errorf("%v", st.Problem)
+	}
+	if got := rules(); strings.Count(got, "fairlead:f0 ") != 1 {
+		t.Errorf("docker was not asked:\n%s", got)
+	}
+}
+
 func TestAllowInIsTakenBackWithItsForward(t *testing.T) {
 	lab.NeedTool(t, "iptables-nft")
 	g := newTown(t)

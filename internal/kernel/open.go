@@ -162,8 +162,16 @@ func (c *compiler) holesOf(i int, f *fairlead.Forward, outside []string, seen ma
 			return nil
 		}
 	}
+	part := &c.parts[i]
+	for _, a := range to {
+		if a.IsValid() {
+			part.targets = append(part.targets, netip.AddrPortFrom(a, f.At.Ports[0].First))
+		}
+	}
 	if in = slices.DeleteFunc(slices.Clone(in), func(name string) bool { return !slices.Contains(outside, name) }); len(in) == 0 {
-		c.warn(i, nothingToOpen(f))
+		if f.Policy.AllowIn == "" { // else there is the firewall of somebody else
+			c.warn(i, nothingToOpen(f))
+		}
 		return nil
 	}
 	from := f.Policy.Allow
@@ -174,7 +182,6 @@ func (c *compiler) holesOf(i int, f *fairlead.Forward, outside []string, seen ma
 	if len(f.Policy.Deny) > 0 || limited(&f.Policy) {
 		verdict = nft.Jump(c.checkpoint(i, f))
 	}
-	part := &c.parts[i]
 	for _, a := range to {
 		f.At.Net.Each(func(network string) {
 			for _, ports := range f.At.Ports {
@@ -189,9 +196,6 @@ func (c *compiler) holesOf(i int, f *fairlead.Forward, outside []string, seen ma
 				}
 			}
 		})
-		if a.IsValid() {
-			part.targets = append(part.targets, netip.AddrPortFrom(a, f.At.Ports[0].First))
-		}
 	}
 	switch {
 	case len(holes) == 0:
