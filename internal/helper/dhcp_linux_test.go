@@ -255,3 +255,17 @@ func TestDHCPv6EnvelopesAreChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestAPortThatBecomesFreeIsTaken(t *testing.T) {
+	g := newTown(t)
+	c, err := g.between.ListenPacket(t.Context(), "udp4", ":67")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := []*fairlead.Forward{wish(t, "d", "helper lan0:67/udp to "+server4)}
+	if st := g.h.Apply(t.Context(), f)[0]; st.State != fairlead.Broken || st.Problem.Code != fairlead.CodeInUse {
+		t.Errorf("%s, %v", st.State, st.Problem)
+	}
+	c.Close()
+	eventually(t, "it is taken", func() bool { st := g.h.Report()[0]; return st.State == fairlead.Listening && st.Problem == nil })
+}

@@ -119,6 +119,9 @@ func (g *guard) turn(now time.Time) {
 	if g.seen[0] != nil && now.Sub(g.turned) < generation && len(g.seen[0]) < remembered && len(g.senders[0]) < remembered {
 		return
 	}
+	if now.Sub(g.turned) >= 2*generation {
+		g.seen[0], g.senders[0] = nil, nil // nobody came meanwhile: that is old, too
+	}
 	g.turned = now
 	g.seen[0], g.seen[1] = map[uint64]*sighting{}, g.seen[0]
 	g.senders[0], g.senders[1] = map[netip.Addr]*bucket{}, g.senders[0]

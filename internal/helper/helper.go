@@ -77,16 +77,19 @@ func (h *Helper) Name() string { return Name }
 // sockets; sessions of those that are gone go on until they fall silent.
 func (h *Helper) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead.Status {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	old := h.posts
-	h.posts = make([]*post, len(want))
+	old := slices.Clone(h.posts)
+	posts := make([]*post, len(want))
 	for i, f := range want {
 		at := slices.IndexFunc(old, func(p *post) bool { return p != nil && p.is(f) })
-		if at >= 0 {
-			h.posts[i], old[at] = old[at], nil
-			h.posts[i].renew(f)
+		if at < 0 {
+			posts[i] = newPost(h, f)
+			continue
 		}
+		posts[i], old[at] = old[at], nil
+		posts[i].renew(f)
 	}
+	h.posts = posts
+	h.mu.Unlock()
 	// What is gone leaves its ports before others take them.
 	for _, p := range old {
 		if p != nil {
@@ -94,13 +97,8 @@ func (h *Helper) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead
 		}
 	}
 	list, err := h.interfaces()
-	h.own.set(list)
 	status := make([]fairlead.Status, len(want))
-	for i, f := range want {
-		if h.posts[i] == nil {
-			h.posts[i] = newPost(h, f)
-		}
-		p := h.posts[i]
+	for i, p := range posts {
 		p.resolve(ctx)
 		p.open(list, err)
 		status[i] = p.status()
@@ -132,39 +130,67 @@ func (h *Helper) Close() {
 	h.wg.Wait()
 }
 
-// lookAgain is how often the names of targets are looked up again.
-const lookAgain = 30 * time.Second
+// How often the names of targets are looked up again, and what could not be
+// carried is tried again.
+const (
+	lookAgain = 30 * time.Second
+	tryAgain  = 3 * time.Second
+)
 
-// keepTime ends silent sessions and follows the names of targets.
+// keepTime ends silent sessions, follows the names of targets, and takes ports
+// that have become free.
 func (h *Helper) keepTime() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	looked := time.Now()
+	tried := looked
 	for {
 		select {
 		case <-h.ctx.Done():
 			return
 		case now := <-tick.C:
 			h.table.idle(now)
-			if now.Sub(looked) < lookAgain {
-				continue
+			look, try := now.Sub(looked) >= lookAgain, now.Sub(tried) >= tryAgain
+			if look {
+				looked = now
 			}
-			looked = now
-			h.mu.Lock()
-			posts := slices.Clone(h.posts)
-			h.mu.Unlock()
-			for _, p := range posts {
-				p.resolve(h.ctx)
+			if try {
+				tried = now
+			}
+			if look || try {
+				h.mend(look)
 			}
 		}
 	}
 }
 
+// mend tries again what is not carried, and looks up all names or those that
+// are not known.
+func (h *Helper) mend(all bool) {
+	h.mu.Lock()
+	posts := slices.Clone(h.posts)
+	h.mu.Unlock()
+	for _, p := range posts {
+		lacks := p.status().Problem != nil
+		if all || lacks {
+			p.resolve(h.ctx)
+		}
+		if lacks {
+			list, err := h.interfaces()
+			p.open(list, err)
+		}
+	}
+}
+
+// interfaces are those of this host at the moment.
 func (h *Helper) interfaces() (list []netmon.Interface, err error) {
 	err = h.inside(func() error {
 		list, err = h.cfg.Interfaces()
 		return err
 	})
+	if err == nil {
+		h.own.set(list)
+	}
 	return list, err
 }
 

@@ -33,7 +33,6 @@ type post struct {
 	ears    map[place]*ear
 	raw     *rawSocket   // sends packets with the sender's address
 	frames  *frameSocket // sends to clients that have no address yet
-	sockets error        // why one of both is missing
 	problem *fairlead.Problem
 	told    map[fairlead.Code]time.Time // when trouble was told last
 	closed  bool
@@ -259,6 +258,9 @@ func directed(net netip.Prefix) (netip.Addr, bool) {
 func (p *post) open(list []netmon.Interface, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
 	p.problem = nil
 	if err != nil {
 		p.problem = fairlead.AsProblem(err)
