@@ -82,6 +82,7 @@ type TargetStatus struct {
 	Up      bool // false with a nil Problem: not tried yet
 	Problem *Problem
 	Since   time.Time
+	Until   time.Time // when a trigger's ports close for that host unless there is more traffic; zero: of others
 
 	Active   int64 // connections now
 	Weight   int   // as written; 0: not said
@@ -186,6 +187,7 @@ const (
 	EventState   EventKind = "state"   // a forward stands differently now
 	EventReload  EventKind = "reload"  // the file was read again
 	EventTrouble EventKind = "trouble" // the program itself is short of something
+	EventTrigger EventKind = "trigger" // a host opened a trigger's ports, was refused them, or they closed
 )
 
 // An Event is something that happened, for logs and watchers.

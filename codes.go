@@ -101,6 +101,8 @@ const (
 	CodeNothingToOpen Code = "FL-641"
 	CodeNoWay         Code = "FL-642"
 	CodeClaim         Code = "FL-650"
+	CodeTriggerTaken  Code = "FL-660"
+	CodeKeepalive     Code = "FL-661"
 
 	CodeNoRelayAddress Code = "FL-670"
 	CodeGoesRound      Code = "FL-671"
@@ -401,6 +403,10 @@ Where one of them is meant to be reached from outside, the SSH server you came b
 		`A forward with "claim" takes the address that it listens at, when nobody has it: the neighbours are asked first (RFC 5227; for IPv6 by the kernel, RFC 4862), which takes some seconds, then the interface gets the address, and they are told. The address has a life of thirty seconds that is renewed as long as the forward is carried, so that the kernel takes it away when this program is killed.
 
 Where somebody has the address, it is left to him. Either take one that is free, or leave the address to its owner and lead the clients here by a route on each of them; the other ports of the address then stay where they are. Interfaces without ARP, such as tunnels, have no neighbours that could be asked.`},
+	{CodeTriggerTaken, "a trigger opens ports that are something else's",
+		`A port at which a forward, a pinhole or a listener of this host is reached from outside stays with that, whoever triggers: otherwise a host of the LAN could take it away by sending one packet. The trigger opens its other ports; where none is left it is not carried. Name other ports, or end what has them.`},
+	{CodeKeepalive, "a trigger's ports are not held open",
+		`"keepalive" of a trigger sends a few bytes on behalf of the host that has its ports, which takes CAP_NET_RAW, and renews the kernel's memory of that host. One of the two failed; the message has the kernel's words. The ports close when their time without traffic is over.`},
 
 	{CodeNoRelayAddress, "an interface has no address to relay DHCP from",
 		`A relay of DHCP writes the address of the interface by which a client asked into the request (giaddr; for IPv6 the link-address): by it the server knows which network the client is on, and answers there. An interface without such an address, or with a link-local one only, cannot stand for a network. Give it an address of the network whose clients it is to serve; the forward then begins by itself.`},

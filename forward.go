@@ -54,6 +54,15 @@ type Forward struct {
 	Source Pos    // where it was written
 }
 
+// Life is how long the forward lasts from the moment it was wished; 0: for good.
+// What "for" says of a trigger is how long its openings outlast their traffic.
+func (f *Forward) Life() time.Duration {
+	if f.Kind == KindTrigger {
+		return 0
+	}
+	return f.Policy.For
+}
+
 // An Owner is whoever wished a forward. What an owner asked for, only the same
 // owner may change or drop.
 type Owner struct {

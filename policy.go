@@ -38,6 +38,7 @@ type Policy struct {
 	AllowIn       string
 	Publish       bool
 	Unguarded     bool
+	LastWins      bool   // trigger: the host that asked last has the ports, not the first
 	Log           bool   // a line in the kernel's log for each new connection
 	SocketMode    uint32 // permission bits of a unix socket listened at; 0: 0600
 

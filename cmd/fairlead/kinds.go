@@ -14,7 +14,7 @@ import (
 )
 
 // carriedKinds are the kinds that this version carries.
-var carriedKinds = []fairlead.Kind{fairlead.KindForward, fairlead.KindNAT, fairlead.KindOpen, fairlead.KindHelper, fairlead.KindShare}
+var carriedKinds = []fairlead.Kind{fairlead.KindForward, fairlead.KindNAT, fairlead.KindOpen, fairlead.KindTrigger, fairlead.KindHelper, fairlead.KindShare}
 
 // kindCommands are the commands whose words are a sentence: the kinds. They
 // take modifiers as flags, too, so that cobra's own flag parsing stays out.
@@ -68,6 +68,10 @@ func (p *program) kindCommands() []*cobra.Command {
   fairlead helper wlan0:9/udp to 192.168.1.255                  # Wake-on-LAN from one network to another
   fairlead helper lan:default-set/udp to 10.9.0.2 source keep   # as routers do: 37,49,53,67-69,137,138
   fairlead helper lan:239.1.2.3:5000/udp to 10.9.0.5            # a multicast group`
+		case fairlead.KindTrigger:
+			c.GroupID = groupForward
+			c.Example = `  fairlead trigger 6667/tcp opens 113/tcp for 2m          # who talks IRC is asked who it is
+  fairlead trigger 5060/udp opens 5060,10000-10100/udp for 2m keepalive 30s on lan`
 		case fairlead.KindShare:
 			c.GroupID = groupForward
 			c.Example = `  fairlead share lan to wan                           # be the gateway of the LAN

@@ -174,6 +174,9 @@ func targetRow(t control.Target) talk.TargetRow {
 	if t.Since != nil {
 		row.Since = time.Since(*t.Since)
 	}
+	if t.Until != nil {
+		row.Left = max(time.Until(*t.Until), time.Second)
+	}
 	return row
 }
 

@@ -76,8 +76,8 @@ func (p *program) oneShot(flags *sentenceFlags, words []string) error {
 	run.announced.Store(true)
 
 	var over <-chan time.Time
-	if f.Policy.For > 0 {
-		over = time.After(f.Policy.For)
+	if f.Life() > 0 {
+		over = time.After(f.Life())
 	}
 	code := exitOK
 	select {
@@ -134,6 +134,10 @@ func (p *program) announce(f *fairlead.Forward, st fairlead.Status) {
 		return
 	case fairlead.KindOpen:
 		p.talk.Say("open: %s, for %s. Ctrl-C closes it", strings.Join(st.Bound, ", "), talk.ReachOf(f))
+		return
+	}
+	if f.Kind == fairlead.KindTrigger {
+		p.talk.Say("watching %s: it opens %s for whoever sends there. Ctrl-C ends it", f.At.String(), strings.Join(st.Bound, ", "))
 		return
 	}
 	var to []string
@@ -221,6 +225,8 @@ func (r *oneShotRun) watch(e fairlead.Event) {
 		}
 	case e.Kind == fairlead.EventTrouble:
 		r.p.tellProblem(e.Problem)
+	case e.Kind == fairlead.EventTrigger:
+		r.p.talk.Say("%s", e.Text)
 	case e.Kind == fairlead.EventClose && e.Conn != nil:
 		r.p.talk.Detail("%s", connLine(e))
 	}

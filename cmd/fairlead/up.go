@@ -367,7 +367,7 @@ func (d *daemon) Status() []fairlead.Status {
 }
 
 // timed reports whether the forward has a time of its own.
-func timed(f *fairlead.Forward) bool { return f.Policy.For > 0 }
+func timed(f *fairlead.Forward) bool { return f.Life() > 0 }
 
 // timeOver is how a forward stands whose time ended at that moment; zero: it is
 // not known when.

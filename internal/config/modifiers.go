@@ -146,6 +146,8 @@ var modifiers = finish([]Modifier{
 		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Publish })},
 	{Word: "unguarded", Help: "leave the filter toward the WAN to others", kinds: isShare,
 		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Unguarded })},
+	{Word: "last-wins", Help: "the host that asked last has the opened ports, not the first one", kinds: isTrigger,
+		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.LastWins })},
 	{Word: "log", Help: "a line in the kernel's log for each new connection", kinds: isNAT,
 		field: flag(func(f *fairlead.Forward) *bool { return &f.Policy.Log })},
 	{Word: "policy", Value: "ORDER", Help: "which of several targets comes next", Choices: policyWords, kinds: isForward | isLocal | isRemote | isNAT,

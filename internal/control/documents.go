@@ -70,6 +70,7 @@ type Target struct {
 	Up     bool       `json:"up"` // false without an error: not tried yet
 	Error  *Problem   `json:"error,omitempty"`
 	Since  *time.Time `json:"since,omitempty"`
+	Until  *time.Time `json:"until,omitempty"` // when a trigger's ports close for that host without more traffic
 
 	Active   int64    `json:"active"` // connections now
 	Weight   int      `json:"weight,omitempty"`
@@ -117,7 +118,7 @@ type Conn struct {
 type Event struct {
 	Schema  string    `json:"schema"`
 	Time    time.Time `json:"time"`
-	Kind    string    `json:"kind"` // open, close, state, reload, trouble
+	Kind    string    `json:"kind"` // open, close, state, reload, trouble, trigger
 	Forward string    `json:"forward,omitempty"`
 	Conn    *Conn     `json:"conn,omitempty"`
 	Reason  string    `json:"reason,omitempty"`
@@ -240,7 +241,7 @@ func ForwardOf(s fairlead.Status) Forward {
 
 func targetOf(t fairlead.TargetStatus) Target {
 	j := Target{
-		Target: t.Target, Up: t.Up, Error: ProblemOf(t.Problem), Since: moment(t.Since),
+		Target: t.Target, Up: t.Up, Error: ProblemOf(t.Problem), Since: moment(t.Since), Until: moment(t.Until),
 		Active: t.Active, Weight: t.Weight, Backup: t.Backup, Draining: t.Draining, Gone: t.Gone,
 	}
 	for _, m := range t.Members {

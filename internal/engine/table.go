@@ -78,7 +78,7 @@ func (t *table) put(now time.Time, owner fairlead.Owner, f *fairlead.Forward, tt
 	if ttl > 0 {
 		w.lease = now.Add(ttl)
 	}
-	given.Expires = w.expiry(given.Policy.For)
+	given.Expires = w.expiry(given.Life())
 	if changed || w.given.Source != given.Source || w.given.Expr != given.Expr || !w.given.Expires.Equal(given.Expires) {
 		w.given = &given
 	}

@@ -231,7 +231,7 @@ func (k *Kernel) load(t *nft.Table) error {
 		}
 		k.loaded = nil // it is not what it was taken for: look
 	}
-	err = k.inside(func() error { return conn.Replace(t) })
+	err = k.replace(conn, t)
 	if err == nil {
 		k.loaded, k.seen = t, time.Now()
 	}
@@ -243,7 +243,7 @@ func (k *Kernel) step(conn *nft.Conn, t *nft.Table) error {
 	old := k.loaded
 	k.adopted = k.plan == nil && old != nil && alike(old, t)
 	if old == nil {
-		return k.inside(func() error { return conn.Replace(t) })
+		return k.replace(conn, t)
 	}
 	if !foreign(old) {
 		old = hold(old, t, time.Since(k.seen))
@@ -258,7 +258,7 @@ func (k *Kernel) step(conn *nft.Conn, t *nft.Table) error {
 			})
 		}
 		k.carry(conn, old, t)
-		return k.inside(func() error { return conn.Replace(t) })
+		return k.replace(conn, t)
 	}
 	return fairlead.Problemf(fairlead.CodeForeignTable, "there is a table inet %s here that fairlead did not make", old.Name).
 		Fix("look at it", "nft list table inet "+old.Name).

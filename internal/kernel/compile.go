@@ -33,6 +33,7 @@ type part struct {
 	bound   []string          // "203.0.113.1:80/tcp"
 	targets []netip.AddrPort  // the first port's, of each target and family
 	entries []entry
+	memory  *memory // a trigger's
 }
 
 // An entry is one listening port, or range of them, and what it leads to, as
@@ -119,6 +120,8 @@ type compiler struct {
 	accounts map[account]int
 	traits   map[traitAt]*known
 	counting map[countersKey]*counters
+
+	triggered []*trigger
 }
 
 // set is the set of that name, made like one.

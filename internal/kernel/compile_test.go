@@ -48,8 +48,8 @@ func sentence(t testing.TB, name, text string) *fairlead.Forward {
 	}
 	f.Name = name
 	f.Owner.Kind = fairlead.OwnerFile
-	if f.Policy.For > 0 {
-		f.Expires = testWorld().now.Add(f.Policy.For)
+	if f.Life() > 0 {
+		f.Expires = testWorld().now.Add(f.Life())
 	}
 	if p := fits(f); p != nil {
 		t.Fatalf("%s: %v", text, p)

@@ -9,7 +9,7 @@ import (
 )
 
 // fits tells whether the kernel can carry f under a policy that rules can
-// keep: kinds nat, open and share, and a plain forward that asks for it.
+// keep: kinds nat, open, share and trigger, and a plain forward that asks for it.
 func fits(f *fairlead.Forward) *fairlead.Problem {
 	if p := fitsAllow(f); p != nil {
 		return p
@@ -19,6 +19,8 @@ func fits(f *fairlead.Forward) *fairlead.Problem {
 		return fitsShare(f)
 	case fairlead.KindOpen:
 		return fitsOpen(f)
+	case fairlead.KindTrigger:
+		return fitsTrigger(f)
 	case fairlead.KindNAT:
 	case fairlead.KindForward:
 		if f.Policy.By != "auto" && f.Policy.By != Name {

@@ -77,6 +77,7 @@ func (c *compiler) gateway() {
 	}
 	c.pinholes(outside)
 	if len(outside) > 0 {
+		c.triggerPins(c.triggered)
 		c.rule(chainGuard, nft.Drop)
 		c.rule(chainGuardSelf, nft.Drop)
 	}
@@ -143,6 +144,15 @@ func (c *compiler) reached() (tcp, udp *portSet) {
 	for i, f := range c.want {
 		if (f.Kind == fairlead.KindNAT || f.Kind == fairlead.KindForward || f.Kind == fairlead.KindOpen && !elsewhere(f)) && !c.failed(i) {
 			add(f.At.Net, f.At.Ports...)
+		}
+	}
+	for _, t := range c.triggered {
+		for _, o := range t.opens {
+			if o.proto == protoTCP {
+				tcp.add(o.ports)
+			} else {
+				udp.add(o.ports)
+			}
 		}
 	}
 	for _, l := range c.w.listens {

@@ -105,6 +105,7 @@ type Kernel struct {
 	counting counting
 	held     held
 	census   census
+	openings openings
 	ledger   ledger
 	killing  killing
 

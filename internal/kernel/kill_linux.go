@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -80,10 +81,15 @@ func (p probe) send(fd int) error {
 	if err != nil {
 		return err
 	}
-	if p.to.Addr().Is4() {
-		oob := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: p.from.Addr().As4()})
-		return unix.Sendmsg(fd, b, oob, &unix.SockaddrInet4{Addr: p.to.Addr().As4()}, 0)
+	return sendRaw(fd, p.from.Addr(), p.to.Addr(), b)
+}
+
+// sendRaw sends a packet with its header.
+func sendRaw(fd int, from, to netip.Addr, b []byte) error {
+	if to.Is4() {
+		oob := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: from.As4()})
+		return unix.Sendmsg(fd, b, oob, &unix.SockaddrInet4{Addr: to.As4()}, 0)
 	}
-	oob := unix.PktInfo6(&unix.Inet6Pktinfo{Addr: p.from.Addr().As16()})
-	return unix.Sendmsg(fd, b, oob, &unix.SockaddrInet6{Addr: p.to.Addr().As16()}, 0)
+	oob := unix.PktInfo6(&unix.Inet6Pktinfo{Addr: from.As16()})
+	return unix.Sendmsg(fd, b, oob, &unix.SockaddrInet6{Addr: to.As16()}, 0)
 }

@@ -112,6 +112,7 @@ func sameMeaning(a, b *fairlead.Forward) bool {
 func (k *Kernel) Report() []fairlead.Status {
 	k.recount(false)
 	k.countActive()
+	k.lookAtOpenings(lookFresh)
 	return k.statuses()
 }
 
@@ -121,6 +122,9 @@ func (k *Kernel) statuses() []fairlead.Status {
 	statuses := make([]fairlead.Status, len(list))
 	for i, c := range list {
 		statuses[i] = c.status()
+		if c.part.memory != nil {
+			k.holding(&statuses[i])
+		}
 	}
 	return statuses
 }

@@ -84,8 +84,8 @@ func wish(t *testing.T, name, sentence string) *fairlead.Forward {
 		t.Fatalf("%s: %v", sentence, problems[0])
 	}
 	f.Name = name
-	if f.Policy.For > 0 {
-		f.Expires = time.Now().Add(f.Policy.For)
+	if f.Life() > 0 {
+		f.Expires = time.Now().Add(f.Life())
 	}
 	return f
 }

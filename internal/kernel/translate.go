@@ -90,9 +90,11 @@ func (c *compiler) translate() {
 		c.lead(r)
 	}
 	c.disagreements(led)
+	c.triggered = c.triggers()
 	c.lookups()
 	c.accountRules()
 	c.sources()
+	c.triggerRules(c.triggered)
 }
 
 // firm takes the ports of f's own doors, all or none.

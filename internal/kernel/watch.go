@@ -37,6 +37,7 @@ func (k *Kernel) watchOn() {
 	k.wg.Go(k.listen)
 	k.wg.Go(k.repairAll)
 	k.wg.Go(k.kickAround)
+	k.wg.Go(k.followTriggers)
 	if k.cfg.Listeners != nil {
 		k.wg.Go(k.followListeners)
 	}
@@ -105,8 +106,8 @@ func (k *Kernel) followListeners() {
 			return
 		case <-tick.C:
 		}
-		if !slices.ContainsFunc(*k.carried.Load(), func(c *carried) bool { return c.part.f.Kind == fairlead.KindShare }) {
-			continue // nobody is guarded
+		if !slices.ContainsFunc(*k.carried.Load(), func(c *carried) bool { return c.part.f.Kind == fairlead.KindShare || c.part.memory != nil }) {
+			continue // nobody is guarded, and nothing opened
 		}
 		if now := k.cfg.Listeners(); !slices.Equal(was, now) {
 			was = now

@@ -37,6 +37,7 @@ type TargetRow struct {
 	Up     bool
 	Error  string // why it is not up; "" with Up false: not tried yet
 	Since  time.Duration
+	Left   time.Duration // until a trigger's ports close for that host; 0: of others
 
 	Active   int64 // connections now
 	Backup   bool
@@ -167,6 +168,9 @@ func (f fields) target(label string, t TargetRow) {
 	if t.Since > 0 && !t.Draining {
 		text += " for " + Duration(t.Since)
 	}
+	if t.Left > 0 {
+		text += ", closes in " + Duration(t.Left) + " without more traffic"
+	}
 	if t.Backup {
 		text += ", a backup"
 	}
@@ -187,6 +191,8 @@ func (f fields) target(label string, t TargetRow) {
 
 func (t TargetRow) word() string {
 	switch {
+	case t.Left > 0:
+		return "holds it"
 	case t.Gone:
 		return "gone from DNS"
 	case t.Draining && t.Active == 0:

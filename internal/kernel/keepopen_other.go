@@ -1,0 +1,7 @@
+//go:build !linux
+
+package kernel
+
+import "errors"
+
+func (d keepalive) send() error { return errors.ErrUnsupported }
