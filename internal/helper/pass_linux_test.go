@@ -3,6 +3,7 @@ package helper
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -147,5 +148,29 @@ func TestAFloodIsBounded(t *testing.T) {
 	eventually(t, "the rest arrives", func() bool { return len(d.list()) >= perSenderBurst/2 })
 	if n := g.h.Report()[0].Meter.Dropped.Load(); n == 0 {
 		t.Error("nothing was dropped")
+	}
+}
+
+func TestSessionsAreBoundedAndEndWhenSilent(t *testing.T) {
+	g := newTown(t)
+	g.addressed()
+	d := newDesk(t, g.server, server4+":5000", false)
+	g.carry(g.h, "helper lan0:5000/udp to "+server4+" idle 1s")
+	for i := range maxSessionsPerClient + 5 {
+		shout(t, g.left, left4+":0", "255.255.255.255:5000", strconv.Itoa(i))
+	}
+	eventually(t, "what is too much is refused", func() bool { return g.h.Report()[0].Meter.Refused.Load() == 5 })
+	eventually(t, "the others arrive", func() bool { return len(d.list()) == maxSessionsPerClient })
+	eventually(t, "they end", func() bool { return len(g.h.Conns()) == 0 && g.h.Report()[0].Meter.Active.Load() == 0 })
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ended := 0
+	for _, e := range g.events {
+		if e.Kind == fairlead.EventClose && e.Reason == fairlead.IdleTimeout {
+			ended++
+		}
+	}
+	if ended != maxSessionsPerClient {
+		t.Errorf("%d ends were told", ended)
 	}
 }
