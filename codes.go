@@ -100,6 +100,7 @@ const (
 	CodeShutOff       Code = "FL-640"
 	CodeNothingToOpen Code = "FL-641"
 	CodeNoWay         Code = "FL-642"
+	CodeHides         Code = "FL-643"
 	CodeClaim         Code = "FL-650"
 	CodeTriggerTaken  Code = "FL-660"
 	CodeKeepalive     Code = "FL-661"
@@ -399,6 +400,10 @@ Where one of them is meant to be reached from outside, the SSH server you came b
 		`"open" makes a hole in the guard of a share. Where no share guards that side, packets come in anyway as far as fairlead is concerned. What another firewall on this host drops stays dropped: a pinhole of ours cannot allow what a rule of theirs forbids.`},
 	{CodeNoWay, "a share or a pinhole leads nowhere",
 		`The sentence is right, and what it leads to cannot be reached that way: both sides of a share are the same interface, a pinhole leads to an address that the Internet does not know, or its clients speak another version of IP than its target. The message says which. Where an address has to be rewritten, "nat" does that.`},
+	{CodeHides, "a program on this host has the same port",
+		`The kernel leads packets on before a socket sees them, so a forward and a program may have the same port. From elsewhere only the forward is reached; the program is not told, and sees its clients stay away. Think of port 22: a forward of it takes the way to this host's own sshd.
+
+If the program is still to be reached, take another port for the forward, or an address that the program does not need. A forward to "self" leads to another port of this host and has the same effect on what listens at the first one.`},
 	{CodeClaim, "an address could not be claimed",
 		`A forward with "claim" takes the address that it listens at, when nobody has it: the neighbours are asked first (RFC 5227; for IPv6 by the kernel, RFC 4862), which takes some seconds, then the interface gets the address, and they are told. The address has a life of thirty seconds that is renewed as long as the forward is carried, so that the kernel takes it away when this program is killed.
 

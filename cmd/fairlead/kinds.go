@@ -10,6 +10,7 @@ import (
 
 	"fairlead"
 	"fairlead/internal/config"
+	"fairlead/internal/kernel"
 	"fairlead/internal/relay"
 )
 
@@ -91,6 +92,9 @@ func modifierHelp(kind fairlead.Kind) string {
 	if kind == fairlead.KindForward {
 		later = append(later, relay.NotYet()...)
 	}
+	if kind == fairlead.KindNAT {
+		later = append(later, kernel.NotYet()...)
+	}
 	var b strings.Builder
 	var refused []string
 	b.WriteString("Modifiers, as words (idle 2s) or as flags (--idle 2s):\n")
@@ -104,7 +108,7 @@ func modifierHelp(kind fairlead.Kind) string {
 		}
 		b.WriteString(modifierLine(m))
 	}
-	if kind == fairlead.KindForward {
+	if kind == fairlead.KindForward || kind == fairlead.KindNAT {
 		b.WriteString("\nUnderstood, and refused by this version: " + strings.Join(refused, ", ") + ".\n")
 	}
 	return b.String()

@@ -59,7 +59,7 @@ func (k *Kernel) allow(list []*carried, w *world) {
 		if k.allowed[fw] == key && k.watching && k.unchanged.Load() {
 			continue
 		}
-		err := k.undos.note(Undo{Firewall: fw, Mark: k.cfg.Table})
+		err := k.inside(func() error { return k.undos.note(Undo{Firewall: fw, Mark: k.cfg.Table}) })
 		if err == nil {
 			err = k.setHoles(k.ctx, fw, holes)
 			k.unchanged.Store(false)

@@ -124,7 +124,7 @@ func (k *Kernel) world(known map[string]answer) (*world, error) {
 		for _, i := range all {
 			w.addrs[i.Name] = prefixes(i)
 		}
-		if guards(k.want) {
+		if guards(k.want) || hides(k.want) {
 			w.held = k.held.now()
 		}
 		if k.cfg.Sides != nil {

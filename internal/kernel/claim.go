@@ -180,7 +180,7 @@ func (c *claims) keep(ctx context.Context, key claimKey) error {
 func (k *Kernel) claim(w *world) {
 	keys := claimsOf(k.want, w)
 	for key := range keys {
-		if err := k.undos.note(key.undo()); err != nil {
+		if err := k.inside(func() error { return k.undos.note(key.undo()) }); err != nil {
 			k.trouble(fairlead.Problemf(fairlead.CodeClaim, "%s is not claimed: that it has to be given back could not be noted: %v", key.addr, err))
 			delete(keys, key)
 		}

@@ -198,12 +198,18 @@ func (c *Cleaned) records(state string, held []string, dry bool) error {
 			c.Left = append(c.Left, err.Error())
 			continue
 		}
+		here := network()
+		elsewhere := func(r Undo) bool { return r.Network != 0 && here != 0 && r.Network != here }
 		before := u.all()
 		if !dry {
-			u.putBack(nil)
+			u.putBack(func(r Undo) bool { return !elsewhere(r) })
 		}
 		after := u.all()
 		for _, r := range before {
+			if elsewhere(r) {
+				c.Left = append(c.Left, r.String()+": it was done in another network namespace, and is put back there")
+				continue
+			}
 			if dry || !slices.ContainsFunc(after, func(o Undo) bool { return o.subject() == r.subject() }) {
 				c.PutBack = append(c.PutBack, r.String())
 			} else {

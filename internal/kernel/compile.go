@@ -69,6 +69,7 @@ func compile(want []*fairlead.Forward, w *world) *plan {
 	c.translate()
 	c.gateway()
 	c.redirects()
+	c.hiding()
 	c.helping()
 	return c.plan()
 }

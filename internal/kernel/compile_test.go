@@ -267,3 +267,25 @@ func BenchmarkCompile(b *testing.B) {
 		})
 	}
 }
+
+func TestAForwardThatHidesAProgramSaysSo(t *testing.T) {
+	w := testWorld()
+	w.held = []Listener{
+		{Net: fairlead.TCP, At: netip.MustParseAddrPort("0.0.0.0:22"), Program: "sshd"},
+		{Net: fairlead.TCP, At: netip.MustParseAddrPort("127.0.0.1:25"), Program: "exim4"},
+	}
+	for sentence, hides := range map[string]bool{
+		"nat wan:22 to 192.168.1.10":           true,
+		"nat :20-30 to 192.168.1.10":           true,
+		"nat wan:22/udp to 192.168.1.10":       false,
+		"nat wan:25 to 192.168.1.10":           false,
+		"nat 198.51.100.99:22 to 192.168.1.10": false, // no address of this host
+		"nat wan:2222 to self:22":              false,
+		"nat 22 to self:2222":                  false, // loopback's clients know
+	} {
+		p := compile([]*fairlead.Forward{wish(t, "f", sentence)}, w).parts[0].problem
+		if got := p != nil && p.Code == fairlead.CodeHides; got != hides {
+			t.Errorf("%s: %v", sentence, p)
+		}
+	}
+}

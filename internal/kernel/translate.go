@@ -258,12 +258,16 @@ func (c *compiler) fitsFamilies(r *route) *fairlead.Problem {
 			missed = append(missed, "IPv"+fam.digit)
 		}
 	}
-	if len(missed) == 0 || len(served) > 0 && literal(r) {
+	if len(missed) == 0 || len(served) > 0 && literal(r) && r.f.Kind == fairlead.KindNAT {
 		return nil
 	}
 	p := fairlead.Problemf(fairlead.CodeNameFamily, "%s has no %s address, so that %s clients are not served", r.f.To[0].Dest(), missed[0], missed[0])
 	if len(r.f.To) > 1 {
 		p.What = fmt.Sprintf("no target has an %s address, so that %s clients are not served", missed[0], missed[0])
+	}
+	if len(served) > 0 && r.f.Kind == fairlead.KindForward {
+		c.warn(r.i, p.Fix("have a process carry it, which serves both", "by relay"))
+		return nil
 	}
 	if len(served) > 0 {
 		c.warn(r.i, p.Fix("name a target of each family", "to ADDRESS, [ADDRESS]"))

@@ -24,6 +24,10 @@ import (
 type Undo struct {
 	For string `json:"for,omitempty"` // name of the forward that needed it
 
+	// Network tells the network namespaces of one machine apart (its inode); 0
+	// where that is not known. It is noted by itself.
+	Network uint64 `json:"network,omitempty"`
+
 	// Sysctl is a kernel parameter of the network, "net.ipv4.ip_forward". It gets Old back,
 	// unless it has another value than New by then: somebody else set it.
 	Sysctl string `json:"sysctl,omitempty"`
@@ -102,8 +106,10 @@ func readUndos(path string) ([]Undo, error) {
 }
 
 // note remembers r, before what it takes back is done. What is remembered of
-// the same subject already stays: the first record knows how it was found.
+// the same subject already stays: the first record knows how it was found. It
+// belongs into the carrier's network namespace.
 func (u *undos) note(r Undo) error {
+	r.Network = network()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if i := slices.IndexFunc(u.list, func(o Undo) bool { return o.subject() == r.subject() }); i >= 0 {

@@ -7,6 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// network is the inode of the network namespace that this thread is in, 0 where
+// that cannot be seen.
+func network() uint64 {
+	var st unix.Stat_t
+	if unix.Stat("/proc/thread-self/ns/net", &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
 // dropAddress takes an address away; one that is not there is no error.
 func dropAddress(name, cidr string) error {
 	link, err := netlink.LinkByName(name)
