@@ -1,4 +1,9 @@
 package main
 
+import "fairlead/internal/packetfilter"
+
 // systemFilter is the packet filter that plan is for unless told otherwise.
 const systemFilter = "openbsd-pf"
+
+// carriedFilter is the one that is loaded.
+const carriedFilter = packetfilter.OpenBSDPF

@@ -24,7 +24,7 @@ import (
 type house struct {
 	engine *engine.Engine
 	relay  *relay.Relay
-	kernel *kernel.Kernel
+	kernel rules
 	helper *helper.Helper
 	here   *place.Here
 
@@ -39,6 +39,17 @@ type house struct {
 type settings struct {
 	wan, lan []string
 	places   []config.Place
+}
+
+// rules are what carries in the kernel: nftables, or the packet filter of
+// another system.
+type rules interface {
+	fairlead.Carrier
+	Leave() error
+	Drain(ctx context.Context) int
+	Close()
+	Guards() bool
+	Repairs() int64
 }
 
 // A table is the kernel's table of this run: its name, and whether it goes with
@@ -65,7 +76,7 @@ func newHouse(watch fairlead.Watch, wanted func(fairlead.EventKind) bool, passed
 		Watch:       watch,
 		Wanted:      wanted,
 	})
-	h.kernel = kernel.New(kernel.Config{
+	h.kernel = newRules(kernel.Config{
 		Table:     table.name,
 		Owned:     table.owned,
 		Sides:     h.sides,

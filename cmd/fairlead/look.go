@@ -439,7 +439,7 @@ func (p *program) tellTroubles(list []*fairlead.Problem) {
 // A fitter says what this version can carry, without carrying anything.
 type fitter struct {
 	relay  *relay.Relay
-	kernel *kernel.Kernel
+	kernel rules
 	engine *engine.Engine
 }
 
@@ -447,7 +447,7 @@ func newFitter() *fitter {
 	h := &house{}
 	h.settings.Store(&settings{})
 	r := relay.New(relay.Config{Place: h.place})
-	k := kernel.New(kernel.Config{Owned: true})
+	k := newRules(kernel.Config{Owned: true})
 	return &fitter{r, k, engine.New(engine.Config{Carriers: []fairlead.Carrier{k, r}})}
 }
 

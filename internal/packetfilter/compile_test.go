@@ -25,9 +25,9 @@ func testWorld() *World {
 	return &World{
 		WAN: []string{"em0"}, LAN: []string{"em1"},
 		Interfaces: []netmon.Interface{
-			{Name: "lo0", Loopback: true, Addrs: addrs("127.0.0.1", "::1")},
-			{Name: "em0", Addrs: addrs("203.0.113.1", "2001:db8:1::1", "fe80::1%em0")},
-			{Name: "em1", Addrs: addrs("192.168.1.1", "2001:db8:2::1", "fe80::2%em1")},
+			{Name: "lo0", Index: 3, Loopback: true, Addrs: addrs("127.0.0.1", "::1")},
+			{Name: "em0", Index: 1, Addrs: addrs("203.0.113.1", "2001:db8:1::1", "fe80::1%em0")},
+			{Name: "em1", Index: 2, Addrs: addrs("192.168.1.1", "2001:db8:2::1", "fe80::2%em1")},
 		},
 		Resolved: map[string][]netip.Addr{
 			"both.test": addrs("192.168.1.10", "2001:db8:2::10"),

@@ -20,8 +20,9 @@ const (
 // number, rules are tried in the order in which they were added.
 const RuleNumber = 1000
 
-// firstInstance is the number of our first translation.
-const firstInstance = 24001
+// instances is what the index of an interface is added to for the number of its
+// translation, so that it is the same as long as the interface is there.
+const instances = 24000
 
 // An Instance is a translation of ipfw (libalias), one for each interface.
 type Instance struct {
@@ -139,7 +140,7 @@ func (c *compiler) instance(name string) int {
 	if i := slices.IndexFunc(c.plan.NAT, func(n Instance) bool { return n.Interface == name }); i >= 0 {
 		return i
 	}
-	c.plan.NAT = append(c.plan.NAT, Instance{Number: firstInstance + len(c.plan.NAT), Interface: name})
+	c.plan.NAT = append(c.plan.NAT, Instance{Number: instances + c.w.find(name).Index, Interface: name})
 	return len(c.plan.NAT) - 1
 }
 
