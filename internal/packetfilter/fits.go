@@ -21,6 +21,13 @@ func Fits(d Dialect, f *fairlead.Forward) error {
 }
 
 func fits(d Dialect, f *fairlead.Forward) *fairlead.Problem {
+	switch f.Kind {
+	case fairlead.KindNAT, fairlead.KindOpen, fairlead.KindShare, fairlead.KindForward:
+	case fairlead.KindTrigger:
+		return cannot(d, "what goes out cannot open a port: rules do not change rules")
+	default:
+		return fairlead.Problemf(fairlead.CodeCannotCarry, "the kernel does not carry %s", f.Kind)
+	}
 	if p := fairlead.AsProblem(kernel.Keeps(f)); p != nil && p.Code == fairlead.CodeCannotCarry {
 		return p
 	}

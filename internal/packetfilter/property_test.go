@@ -222,6 +222,21 @@ func TestWhatCannotBeExpressedNeverYieldsARule(t *testing.T) {
 	}
 }
 
+// TestOtherKindsYieldNoRule refuses all kinds that are none of a packet filter.
+func TestOtherKindsYieldNoRule(t *testing.T) {
+	for _, d := range Dialects {
+		for _, kind := range fairlead.Kinds {
+			f := &fairlead.Forward{Name: "f", Kind: kind, To: []fairlead.Target{{Host: "192.168.1.10"}},
+				At: fairlead.Spot{Where: "wan", Net: fairlead.TCP, Ports: fairlead.PortList{{First: 80, Last: 80}}}}
+			plan := Compile(d, []*fairlead.Forward{f}, testWorld())
+			rules := kind == fairlead.KindNAT || kind == fairlead.KindOpen
+			if (plan.Text() != "") != rules || plan.Parts[0].Carried() != rules {
+				t.Errorf("%s %s: %v\n%s", d, kind, plan.Parts[0].Problem, plan.Text())
+			}
+		}
+	}
+}
+
 // stillSaid reports whether what s said was not said otherwise by a later one.
 func stillSaid(s saying, f *fairlead.Forward) bool {
 	switch s.word {
