@@ -76,9 +76,11 @@ func (k *Kernel) dueHolders(c *carried, every time.Duration) (list []netip.Addr)
 	return list
 }
 
-// renew gives the elements of these hosts their whole time again. One that has
-// ended meanwhile stays so, and where another host has come in its place nothing
-// is changed.
+// keepBefore is how long an element has to live at least that is renewed: it
+// must not end, and another host come in its place, before that is done.
+const keepBefore = 100 * time.Millisecond
+
+// renew gives the elements of these hosts their whole time again.
 func (k *Kernel) renew(c *carried, list []netip.Addr) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -88,7 +90,10 @@ func (k *Kernel) renew(c *carried, list []netip.Addr) error {
 	m := c.part.memory
 	ch := nft.Change{Family: nft.Inet, Table: k.cfg.Table}
 	return k.inside(func() error {
-		for _, name := range []string{m.owner4, m.lead4, m.owner6} {
+		for _, name := range []string{m.owner4, m.lead4, m.owner6, m.busy4} {
+			if name == "" || name == m.busy4 && len(ch.Add) == 0 {
+				continue
+			}
 			s, err := k.conn.ReadSet(nft.Inet, k.cfg.Table, name)
 			if err != nil || s == nil {
 				return err
@@ -96,12 +101,12 @@ func (k *Kernel) renew(c *carried, list []netip.Addr) error {
 			var old, fresh []nft.Element
 			for _, e := range s.Elements {
 				who := keepersOf(&nft.Set{Elements: []nft.Element{e}})
-				if len(who) != 1 || who[0].left <= 0 || !slices.Contains(list, who[0].addr) {
+				if left(e, 0) < keepBefore || name != m.busy4 && (len(who) != 1 || !slices.Contains(list, who[0].addr)) {
 					continue
 				}
 				old = append(old, e)
 				e.Timeout, e.Expires = lifeOf(c.part.f), 0
-				if name == m.owner4 {
+				if name == m.owner4 || name == m.busy4 {
 					e.Timeout += ownerSlack
 				}
 				fresh = append(fresh, e)

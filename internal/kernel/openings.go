@@ -131,7 +131,11 @@ func (k *Kernel) compare(c *carried, now *sighting, r reading, when time.Time) {
 		if !had {
 			was.since = when
 			first = true
-			k.tellTrigger(c, h.addr.String()+" opened "+c.opensText())
+			if now.holders == nil { // what was there before this process
+				k.tellTrigger(c, h.addr.String()+" has "+c.opensText()+" open")
+			} else {
+				k.tellTrigger(c, h.addr.String()+" opened "+c.opensText())
+			}
 		}
 		holders[h.addr] = tenure{was.since, when.Add(h.left)}
 	}

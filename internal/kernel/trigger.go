@@ -110,6 +110,7 @@ type opening struct {
 // openings: who has them, and who was refused.
 type memory struct {
 	owner4 string // addresses of IPv4, one unless the last wins
+	busy4  string // one constant key, as long as there is an owner; "" where the last wins
 	lead4  string // a map: the one to whom packets are led
 	owner6 string // addresses of IPv6: each has a pinhole of its own
 	asked4 string // addresses that were refused
@@ -123,7 +124,7 @@ func remembered(set string) bool {
 		return false
 	}
 	what, _, ok = strings.Cut(what, "_")
-	return ok && slices.Contains([]string{"own4", "own6", "to", "who4"}, what)
+	return ok && slices.Contains([]string{"own4", "own6", "busy", "to", "who4"}, what)
 }
 
 // triggers makes the sets of all triggers and what counts for them. Their rules
@@ -266,13 +267,14 @@ func (c *compiler) remember(t *trigger) {
 		owner6: t.base + "/own6" + mark, asked4: t.base + "/who4" + mark,
 	}
 	t.memory = m
-	// A set of one address that is full takes no other: so the first one wins,
-	// however many ask at the same moment.
-	owners, leads := 1, 16
+	// What has ended, or was taken out, has room in the set until the kernel has
+	// cleared it away, a second later.
+	owners, leads := 16, 16
 	if t.f.Policy.LastWins {
-		// What was taken out stays in the set's size until the kernel has
-		// cleared it away, a second later.
 		owners, leads = triggerPins, 4096
+	} else {
+		m.busy4 = t.base + "/busy" + mark
+		c.set(m.busy4, nft.Set{Key: []nft.Type{nft.NFProtoType}, Dynamic: true, Timed: true, Size: 16})
 	}
 	c.set(m.owner4, nft.Set{Key: []nft.Type{nft.IPv4Addr}, Dynamic: true, Timed: true, Size: owners})
 	c.set(m.lead4, nft.Set{Key: []nft.Type{nft.NFProtoType}, Data: []nft.Type{nft.IPv4Addr}, Dynamic: true, Timed: true, Size: leads})
@@ -359,6 +361,10 @@ func (c *compiler) triggerRules(list []*trigger) {
 	c.ways(mapLeads, pairs[1:], leads)
 }
 
+// openOnce matches once in a tenth of a second. Nobody opens a trigger's ports
+// that soon after another: they stay open for a second at least.
+var openOnce = nft.Limit{Rate: 10, Per: time.Second, Burst: 1}
+
 // ask is the chain of packets of the LAN that trigger.
 func (c *compiler) ask(t *trigger) {
 	m, chain := t.memory, t.base+"/ask"
@@ -375,10 +381,13 @@ func (c *compiler) ask(t *trigger) {
 		c.rule(chain, nft.Has{Key: nft.CtStatus, Mask: nft.StatusConfirmed}, nft.In{Keys: []nft.Key{nft.IPSaddr}, Set: m.owner4}, own, lead, back)
 		c.rule(chain, own, away, lead, back)
 	} else {
-		c.rule(chain, own, lead, back)
+		busy := nft.Update{Op: "update", Set: m.busy4, Keys: []nft.Key{nft.NFProto}, Timeout: t.life + ownerSlack}
+		c.rule(chain, nft.In{Keys: []nft.Key{nft.IPSaddr}, Set: m.owner4}, own, busy, lead, back)
+		// Of two that find nobody at the same moment, the limit lets one pass.
+		c.rule(chain, ipv4.is(), nft.In{Keys: []nft.Key{nft.NFProto}, Set: m.busy4, Not: true}, openOnce, own, busy, lead, back)
 	}
 	c.rule(chain, nft.Update{Op: "update", Set: m.owner6, Keys: []nft.Key{nft.IP6Saddr}, Timeout: t.life}, back)
-	// The others have found the sets full.
+	// The others have found an owner, or by IPv6 the set full.
 	c.rule(chain, fresh, nft.In{Keys: []nft.Key{nft.L4Proto}, Set: t.asked + ends[turned]},
 		nft.Update{Op: "update", Set: m.asked4, Keys: []nft.Key{nft.IPSaddr}, Timeout: askedFor})
 }
@@ -392,9 +401,12 @@ func (c *compiler) passing(t *trigger) {
 		k4, k6 nft.Key
 	}{{t.base + "/in", nft.IPDaddr, nft.IP6Daddr}, {t.base + "/back", nft.IPSaddr, nft.IP6Saddr}} {
 		host4, host6 := []nft.Key{leg.k4}, []nft.Key{leg.k6}
-		c.rule(leg.chain, translated, nft.In{Keys: host4, Set: m.owner4},
-			nft.Update{Op: "update", Set: m.owner4, Keys: host4, Timeout: t.life + ownerSlack},
-			nft.Update{Op: "update", Set: m.lead4, Keys: []nft.Key{nft.NFProto}, DataKeys: host4, Timeout: t.life})
+		renew := []nft.Expr{translated, nft.In{Keys: host4, Set: m.owner4},
+			nft.Update{Op: "update", Set: m.owner4, Keys: host4, Timeout: t.life + ownerSlack}}
+		if m.busy4 != "" {
+			renew = append(renew, nft.Update{Op: "update", Set: m.busy4, Keys: []nft.Key{nft.NFProto}, Timeout: t.life + ownerSlack})
+		}
+		c.rule(leg.chain, append(renew, nft.Update{Op: "update", Set: m.lead4, Keys: []nft.Key{nft.NFProto}, DataKeys: host4, Timeout: t.life})...)
 		c.rule(leg.chain, nft.In{Keys: host6, Set: m.owner6}, nft.Update{Op: "update", Set: m.owner6, Keys: host6, Timeout: t.life})
 		// Translated packets have been counted.
 		if leg.k4 == nft.IPDaddr {

@@ -122,6 +122,9 @@ func Reach(at *fairlead.Spot) string {
 
 // ReachOf is Reach with the client addresses to which f is limited.
 func ReachOf(f *fairlead.Forward) string {
+	if f.Kind == fairlead.KindTrigger {
+		return "everybody, as long as a host of the LAN has it open"
+	}
 	s := Reach(&f.At)
 	only := slices.Clone(f.Policy.Allow)
 	for i := range f.To {
