@@ -29,6 +29,7 @@ func (k *Kernel) Apply(ctx context.Context, want []*fairlead.Forward) []fairlead
 	}
 	k.want = want
 	k.make(ctx, known)
+	k.lookAtOpenings(0) // what is there now was opened before
 	return k.statuses()
 }
 

@@ -142,7 +142,7 @@ func (k *Kernel) compare(c *carried, now *sighting, r reading, when time.Time) {
 	for addr := range now.holders {
 		switch _, has := holders[addr]; {
 		case has:
-		case addr.Is4() && slices.ContainsFunc(r.holders, func(h keeper) bool { return h.addr.Is4() }):
+		case c.part.f.Policy.LastWins && addr.Is4() && slices.ContainsFunc(r.holders, func(h keeper) bool { return h.addr.Is4() }):
 			k.tellTrigger(c, c.opensText()+" led to "+addr.String()+" no longer: another host has it")
 		default:
 			k.tellTrigger(c, c.opensText()+" closed for "+addr.String()+": no traffic for "+lifeOf(c.part.f).String())
