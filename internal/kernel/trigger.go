@@ -13,7 +13,7 @@ import (
 	"fairlead/internal/sys/nft"
 )
 
-// Port triggering, as docs/decisions/021-triggers.md has it: packets of the LAN
+// Port triggering, as docs/decisions/020-triggers.md has it: packets of the LAN
 // toward the WAN at a trigger's port note who sent them, in sets to which the
 // rules themselves add, and for as long as that is remembered packets from the
 // WAN at the opened ports are led there. Nobody of this process is in the way.
