@@ -42,6 +42,8 @@ type cleanDoc struct {
 	PutBack []string `json:"put_back"` // commands that say the same
 	Cut     int      `json:"cut"`      // connections
 	Left    []string `json:"left"`     // what stays, with the reason
+
+	Elsewhere []string `json:"elsewhere"` // what was changed in other network namespaces
 }
 
 func (p *program) clean(force, dry bool) error {
@@ -59,7 +61,7 @@ func (p *program) clean(force, dry bool) error {
 		return err
 	}
 	if p.json {
-		return p.talk.JSON(cleanDoc{"fairlead/clean/1", dry, c.Tables, c.PutBack, c.Cut, c.Left})
+		return p.talk.JSON(cleanDoc{"fairlead/clean/1", dry, c.Tables, c.PutBack, c.Cut, c.Left, c.Elsewhere})
 	}
 	did, cut := "removed", "cut"
 	if dry {
@@ -79,6 +81,9 @@ func (p *program) clean(force, dry bool) error {
 	}
 	for _, l := range c.Left {
 		p.talk.Say("left: %s", l)
+	}
+	for _, e := range c.Elsewhere {
+		p.talk.Say("not here: %s (it was changed in another network namespace; clean puts it back there)", e)
 	}
 	return partly(len(c.Left) > 0)
 }

@@ -21,6 +21,10 @@ type Cleaned struct {
 	PutBack []string // commands that say the same as what was put back
 	Cut     int      // connections that these tables translated
 	Left    []string // what stays, with the reason
+
+	// Elsewhere is what was changed in other network namespaces and is put back
+	// by a Clean there. It is no failure of this one.
+	Elsewhere []string
 }
 
 // Clean removes every table of ours in this network namespace, cuts the
@@ -31,7 +35,7 @@ type Cleaned struct {
 //
 // What could not be done is in Left; the error says why nothing could be done.
 func Clean(ctx context.Context, state string, dry bool) (Cleaned, error) {
-	c := Cleaned{Tables: []string{}, PutBack: []string{}, Left: []string{}}
+	c := Cleaned{Tables: []string{}, PutBack: []string{}, Left: []string{}, Elsewhere: []string{}}
 	held, err := c.tables(ctx, dry)
 	if err != nil {
 		return c, err
@@ -207,7 +211,7 @@ func (c *Cleaned) records(state string, held []string, dry bool) error {
 		after := u.all()
 		for _, r := range before {
 			if elsewhere(r) {
-				c.Left = append(c.Left, r.String()+": it was done in another network namespace, and is put back there")
+				c.Elsewhere = append(c.Elsewhere, r.String())
 				continue
 			}
 			if dry || !slices.ContainsFunc(after, func(o Undo) bool { return o.subject() == r.subject() }) {
