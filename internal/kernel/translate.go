@@ -162,6 +162,7 @@ func (c *compiler) route(i int, f *fairlead.Forward) (*route, *fairlead.Problem)
 	if p := c.fitsFamilies(r); p != nil {
 		return nil, p
 	}
+	c.missesLoopback(r)
 	if unknown != nil {
 		// Its clients go to the others that they share, or are refused.
 		c.warn(i, unknown)
@@ -276,6 +277,32 @@ func (c *compiler) fitsFamilies(r *route) *fairlead.Problem {
 	return p
 }
 
+// missesLoopback warns of a plain forward at every address that a process would
+// carry for programs on this host as well, whatever address they ask.
+func (c *compiler) missesLoopback(r *route) {
+	if r.f.Kind != fairlead.KindForward || !r.f.At.Any || !slices.ContainsFunc(r.dests, func(d dest) bool { return !d.self }) {
+		return
+	}
+	const missed = "programs on this host that ask for a loopback address are not served: the kernel leads nobody from there to another host"
+	if p := c.parts[r.i].problem; p != nil {
+		p.Note("note", missed)
+		return
+	}
+	c.warn(r.i, fairlead.Problemf(fairlead.CodeLoopbackNAT, missed).Fix("have a process carry it, which serves them", "by relay"))
+}
+
+// heardAt is a door as operators read it, of which those families are told that
+// are led on.
+func (r *route) heardAt(d *door) string {
+	switch {
+	case d.group != byAny || r.takes(ipv4) == r.takes(ipv6):
+		return d.String()
+	case r.takes(ipv4):
+		return "0.0.0.0"
+	}
+	return "[::]"
+}
+
 // literal reports whether all targets are named by their addresses: then whoever
 // wrote them said which family is served.
 func literal(r *route) bool {
@@ -367,7 +394,7 @@ func (c *compiler) lead(r *route) {
 					continue // its addresses are listed
 				}
 				if !d.addr.IsValid() || r.takes(familyOf(d.addr)) { // else nothing leads on from there
-					pt.bound = append(pt.bound, d.String()+":"+ports.String()+"/"+protoName(proto))
+					pt.bound = append(pt.bound, r.heardAt(d)+":"+ports.String()+"/"+protoName(proto))
 				}
 				if d.group != byIface {
 					pt.entries = append(pt.entries, entry{proto, d.addr, ports})
